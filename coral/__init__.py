@@ -1,0 +1,44 @@
+"""Coral finds the best LoRA for a model, a set of tasks and a compute budget.
+
+>>> import coral
+>>> report = coral.evolve("config.yaml")            # doctest: +SKIP
+>>> report["champion"]["metrics"]["test"]["auroc"]  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as _version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coral.api import evolve, predict, resume, show
+    from coral.errors import CoralError
+
+__all__ = ["CoralError", "__version__", "evolve", "predict", "resume", "show"]
+
+try:
+    __version__ = _version("coral-lora")
+except PackageNotFoundError:
+    __version__ = "0+unknown"
+
+_HOMES = {
+    "evolve": "coral.api",
+    "predict": "coral.api",
+    "resume": "coral.api",
+    "show": "coral.api",
+    "CoralError": "coral.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used, so that ``import coral`` is instant."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'coral' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

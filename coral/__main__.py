@@ -1,0 +1,6 @@
+"""``python -m coral``."""
+
+from coral.cli.app import main
+
+if __name__ == "__main__":
+    main()

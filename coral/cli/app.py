@@ -1,0 +1,292 @@
+"""The command line. Heavy imports wait inside the commands, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from coral import __version__
+from coral.errors import CoralError
+
+if TYPE_CHECKING:
+    from coral.cli.screen import Screen
+    from coral.settings import RunSpec
+
+app = typer.Typer(
+    name="coral",
+    help="Evolve LoRA genomes: which rank, targets, learning rate and data order are best.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+INTERRUPTED = 130
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as evolution.generations=5."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="The same as an option; repeatable."),
+]
+Plugins = Annotated[
+    list[Path] | None,
+    typer.Option("--plugins", metavar="DIR", help="A folder of task plugins; repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+
+
+@contextmanager
+def _reported(run_hint: str = "") -> Iterator[None]:
+    """Turn errors into a message and an exit code; SIGTERM ends a run as Ctrl-C does."""
+
+    def interrupt(signum: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    except CoralError as error:
+        typer.echo(f"coral: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt:
+        typer.echo(f"\ninterrupted; what was finished is kept.{run_hint}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise typer.Exit(0) from None
+
+
+def _overrides(*groups: list[str] | None) -> dict[str, str]:
+    from coral.errors import ConfigError, Fault
+
+    pairs: dict[str, str] = {}
+    faults = []
+    for text in (item for group in groups for item in group or []):
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            faults.append(
+                Fault(
+                    where="command line",
+                    key=text,
+                    rule="an override is KEY=VALUE",
+                    remedy="Write, for example, evolution.generations=5.",
+                )
+            )
+        pairs[key] = value
+    if faults:
+        raise ConfigError(faults)
+    return pairs
+
+
+def _screen(spec: RunSpec) -> Screen:
+    from rich.console import Console
+
+    from coral.cli.screen import Screen
+
+    return Screen(spec, Console(stderr=True, highlight=False))
+
+
+def _finish(facts: dict[str, Any], *, json: bool) -> None:
+    """Print a finished run on stdout, with the path of what it made and the next command."""
+    from rich.console import Console
+
+    from coral.cli.tables import print_run
+    from coral.reporting import as_json
+
+    if json:
+        typer.echo(as_json(facts))
+        return
+    console = Console(highlight=False)
+    print_run(facts, console)
+    console.print(f'next: coral show {facts["run"]}    coral predict {facts["run"]} "some text"', soft_wrap=True)
+
+
+@app.command()
+def evolve(
+    config: Annotated[str, typer.Argument(help="A YAML file, or a bundled config's name.")],
+    overrides: Overrides = None,
+    set_: SetOption = None,
+    plugins: Plugins = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, time a few steps, print the plan.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Evolve a population of LoRA genomes and hand over the best adapter."""
+    with _reported(" next: coral resume RUN (`coral runs` lists them)"):
+        from rich.console import Console
+
+        from coral import compose
+        from coral.cli.tables import print_forecast
+        from coral.reporting import as_json
+
+        pairs = _overrides(overrides, set_)
+        source = compose.Source(
+            path=compose.find_config(config), plugin_folders=tuple(plugins or ())
+        )
+        loaded = compose.load(source, pairs)
+        if dry_run:
+            facts = compose.dry_run(loaded, source, compose.SilentObserver())
+            if json:
+                typer.echo(as_json(facts))
+            else:
+                print_forecast(facts, Console(highlight=False))
+            return
+        with _screen(loaded.spec) as screen:
+            facts = compose.start_run(loaded, source, screen)
+        _finish(facts, json=json)
+
+
+@app.command()
+def resume(
+    run: RunFolder,
+    generations: Annotated[
+        int | None, typer.Option(min=1, help="Extend the run by this many generations.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Go on with a run after an interruption, or extend a finished one."""
+    with _reported(f" next: coral resume {run}"):
+        from coral import compose
+
+        with _screen(compose.read_spec(run)) as screen:
+            facts = compose.resume_run(run, screen, generations)
+        _finish(facts, json=json)
+
+
+@app.command()
+def show(
+    run: RunFolder,
+    json: Json = False,
+    failures: Annotated[
+        bool, typer.Option("--failures", help="Print every failure with its traceback.")
+    ] = False,
+    trials: Annotated[
+        bool, typer.Option("--trials", help="Print every trial as canonical JSON, times left out.")
+    ] = False,
+) -> None:
+    """Show a run: champion, default recipe, front, cost and audit."""
+    with _reported():
+        from rich.console import Console
+
+        from coral import compose
+        from coral.cli.tables import print_failures, print_run
+        from coral.reporting import as_json
+
+        if trials:
+            typer.echo(compose.export_trials(run))
+            return
+        facts = compose.read_run(run)
+        if json:
+            typer.echo(as_json(facts))
+        elif failures:
+            print_failures(facts, Console(highlight=False))
+        else:
+            print_run(facts, Console(highlight=False))
+
+
+@app.command()
+def runs(
+    root: Annotated[Path, typer.Argument(help="The folder that holds the runs.")] = Path("runs"),
+    json: Json = False,
+) -> None:
+    """List the runs, the newest first."""
+    with _reported():
+        from rich.console import Console
+
+        from coral import compose
+        from coral.cli.tables import print_runs
+        from coral.reporting import as_json
+
+        rows, broken = [], []
+        for folder in compose.find_runs(root):
+            try:
+                rows.append(compose.read_run(folder))
+            except CoralError as error:
+                broken.append(str(error))
+        if json:
+            typer.echo(as_json(rows))
+        elif rows:
+            print_runs(rows, Console(highlight=False))
+        else:
+            typer.echo(f"No runs in {root}. Start one: coral evolve quickstart")
+        for message in broken:
+            typer.echo(f"coral: {message}", err=True)
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    texts: Annotated[
+        list[str] | None, typer.Argument(help="Texts; none or `-` reads lines from stdin.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="A text file, one text a line.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Label texts with a run's champion."""
+    with _reported():
+        from rich.console import Console
+        from rich.text import Text
+
+        import coral
+        from coral.reporting import as_json
+
+        given = _texts(texts, file)
+        answers = coral.predict(run, given)
+        if json:
+            typer.echo(as_json([{"text": t, "tasks": a} for t, a in zip(given, answers, strict=True)]))
+            return
+        console = Console(highlight=False)
+        for text, answer in zip(given, answers, strict=True):
+            console.print(Text(text, style="bold"), soft_wrap=True)
+            for task, shares in answer.items():
+                best = sorted(shares.items(), key=lambda item: -item[1])[:3]
+                told = "  ".join(f"{label} {share:.2f}" for label, share in best)
+                console.print(f"  {task}: {told}")
+
+
+def _texts(texts: list[str] | None, file: Path | None) -> list[str]:
+    from coral.errors import RunError
+
+    if file is not None:
+        try:
+            content = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunError(f"{file} can't be read as text: {error}.\nName a UTF-8 file.") from error
+        return [line for line in content.splitlines() if line.strip()]
+    if not texts or texts == ["-"]:
+        return [line for line in sys.stdin.read().splitlines() if line.strip()]
+    return texts
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a config."""
+    with _reported():
+        import json
+
+        from coral.spec.schema import config_schema
+
+        typer.echo(json.dumps(config_schema(), indent=2))
+
+
+@app.command()
+def version() -> None:
+    """Print Coral's version."""
+    typer.echo(__version__)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

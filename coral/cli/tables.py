@@ -1,0 +1,225 @@
+"""Facts as tables on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+Facts = dict[str, Any]
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time as people say it.
+
+    >>> duration(75)
+    '1 min 15 s'
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(count: float) -> str:
+    """Return bytes with a unit.
+
+    >>> size(1_500_000)
+    '1.5 MB'
+    """
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} GB"
+
+
+def number(value: Any, digits: int = 4) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def value_text(value: Any) -> str:
+    """Return a gene's value, floats shortened."""
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, list):
+        return ", ".join(value_text(item) for item in value)
+    return str(value)
+
+
+def print_run(facts: Facts, console: Console) -> None:
+    """Print a run: champion against baseline, front, trials, cost and audit."""
+    console.print(
+        f"[bold]{facts['run']}[/]  {facts['status']}, generation {facts['generation']}"
+        f" of {facts['generations']}, seed {facts['seed']}"
+    )
+    if facts["champion"] is None:
+        console.print("No trial has finished yet." if facts["status"] == "running" else "No champion.")
+        return
+    console.print(_scores(facts), _comparison(facts), "", _front(facts), "", _summary(facts))
+    if facts["status"] == "finished":
+        console.print(f"champion  {facts['champion']['path']}", soft_wrap=True)
+    elif facts["status"] == "interrupted":
+        console.print(f"next: coral resume {facts['run']}", soft_wrap=True)
+
+
+def _scores(facts: Facts) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    primary = facts["objectives"][0]["metric"]
+    champion, baseline = facts["champion"], facts["baseline"]
+    metrics = [m for m in ("auroc", "accuracy", "macro_f1", "log_loss") if m in champion["metrics"]["validation"]]
+    metrics = metrics if primary in metrics else [primary, *metrics]
+    for split in ("validation", "test"):
+        for metric in metrics:
+            table.add_column(f"{split}\n{metric}", justify="right")
+    for column in ("parameters", "steps", "stage"):
+        table.add_column(f"\n{column}", justify="right")
+    for name, row in (("champion", champion), ("default recipe", baseline)):
+        if row is None:
+            continue
+        cells = [
+            number((row["metrics"][split] or {}).get(metric))
+            for split in ("validation", "test")
+            for metric in metrics
+        ]
+        table.add_row(
+            f"{name} (trial {row['trial']})",
+            *cells,
+            f"{row['trainable_parameters']:,}",
+            f"{row['cumulative_steps']:,}",
+            row["stage"],
+        )
+    return table
+
+
+def _comparison(facts: Facts) -> Text:
+    comparison = facts["comparison"]
+    if not comparison:
+        return Text("")
+    parts = [
+        f"{name} {i['estimate']:+.4f} [{i['low']:+.4f}, {i['high']:+.4f}]"
+        for name, i in comparison.items()
+    ]
+    return Text("champion minus default on test, 95 % paired bootstrap: " + "; ".join(parts))
+
+
+def _front(facts: Facts) -> Table:
+    table = Table(title="Pareto front", title_justify="left", box=None, header_style="bold", pad_edge=False)
+    objectives = [objective["metric"] for objective in facts["objectives"]]
+    table.add_column("trial", justify="right")
+    for metric in objectives:
+        table.add_column(metric, justify="right")
+    table.add_column("from")
+    table.add_column("genome")
+    for row in facts["pareto"]:
+        validation = row["metrics"]["validation"]
+        parents = ", ".join(str(parent) for parent in row["parents"])
+        table.add_row(
+            str(row["trial"]),
+            *(f"{validation[metric]:.5g}" for metric in objectives),
+            row["operator"] + (f" of {parents}" if parents else ""),
+            "  ".join(f"{k.partition('.')[2]}={value_text(v)}" for k, v in row["genome"].items()),
+        )
+    return table
+
+
+def _summary(facts: Facts) -> Group:
+    trials, cost = facts["trials"], facts["cost"]
+    lines = [
+        f"trials  {trials['total']}: {trials['completed']} completed, {trials['pruned']} pruned,"
+        f" {trials['failed']} failed",
+        f"cost    {cost['optimizer_steps']:,} optimizer steps, {cost['share_of_naive']:.1%} of the"
+        f" {cost['naive_optimizer_steps']:,} of training every genome;"
+        f" {cost['epochs_spent']:.1f} epochs spent, {cost['epochs_saved']:.1f} saved;"
+        f" {duration(cost['wall_seconds'])}; peak {size(facts['peak_memory_bytes'])} a worker",
+    ]
+    for trust in facts["audit"]["stage_trust"]:
+        if trust["kendall_tau"] is not None:
+            lines.append(
+                f"trust   {trust['stage']} against the last stage: Kendall tau"
+                f" {trust['kendall_tau']:.2f} over {trust['trials']} trials"
+            )
+    for rule in facts["audit"]["rules"]:
+        told = f"pruned  {rule['condemned']} by: {rule['rule']}"
+        if rule["audited"]:
+            told += f"; {rule['audited']} audited, {rule['false_kills']} false kills"
+        lines.append(told)
+    return Group(*(Text(line) for line in lines))
+
+
+def print_failures(facts: Facts, console: Console) -> None:
+    """Print every failure with its traceback."""
+    if not facts["failures"]:
+        console.print("No trial failed.")
+    for failure in facts["failures"]:
+        console.print(
+            f"[bold]trial {failure['trial']}[/] at {failure['stage']}: {failure['kind']}"
+        )
+        console.print(Text(failure["message"]))
+        if failure["traceback"]:
+            console.print(Text(failure["traceback"]), style="dim")
+
+
+def print_runs(rows: list[Facts], console: Console) -> None:
+    """Print one line a run."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("run", "status", "generation", "trials", "best on validation", "test", "time"):
+        table.add_column(column)
+    for facts in rows:
+        champion = facts["champion"]
+        metric = facts["objectives"][0]["metric"]
+        best = champion and champion["metrics"]["validation"].get(metric)
+        test = champion and (champion["metrics"]["test"] or {}).get(metric)
+        table.add_row(
+            facts["run"],
+            facts["status"],
+            f"{facts['generation']}/{facts['generations']}",
+            str(facts["trials"]["total"]),
+            f"{metric} {number(best)}",
+            number(test),
+            duration(facts["cost"]["wall_seconds"]),
+        )
+    console.print(table)
+
+
+def print_forecast(facts: Facts, console: Console) -> None:
+    """Print the plan of a run."""
+    tasks = ", ".join(f"{name} ({count:,})" for name, count in facts["tasks"].items())
+    console.print(f"[bold]{facts['run']}[/]  {facts['base_model']}", soft_wrap=True)
+    console.print(f"tasks (train examples): {tasks}")
+    console.print(f"searched: {', '.join(facts['genes'])}\n")
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("stage", "genomes", "steps each", "steps", "of full training", "time"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for row in facts["stages"]:
+        table.add_row(
+            row["name"],
+            str(row["genomes"]),
+            f"{row['optimizer_steps_each']:,}",
+            f"{row['optimizer_steps']:,}",
+            f"{row['share_of_naive']:.1%}",
+            duration(row["seconds"]),
+        )
+    table.add_row(
+        "[bold]all[/]",
+        "",
+        "",
+        f"{facts['optimizer_steps']:,}",
+        f"{facts['share_of_naive']:.1%}",
+        duration(facts["wall_seconds"]),
+    )
+    console.print(table)
+    console.print(
+        f"\nat most, with nothing pruned by a rule, at the default recipe's speed:"
+        f" {facts['examples_per_second_per_worker']:.0f} examples/s on each of {facts['workers']}"
+        f" {facts['device']} workers, about {duration(facts['wall_seconds'])}"
+    )
+    console.print(
+        f"memory  {size(facts['peak_memory_bytes_per_worker'])} a worker,"
+        f" {size(facts['peak_memory_bytes'])} in all; disk  up to {size(facts['disk_bytes'])}"
+    )

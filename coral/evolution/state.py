@@ -1,0 +1,229 @@
+"""The state of an evolution, and the one place where it changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from coral.evolution.fitness import by_stage, is_fit, objective_values
+from coral.evolution.toolbox import (
+    build_toolbox,
+    describe,
+    dominated_volume,
+    pareto_front,
+    promote,
+    select,
+)
+from coral.fidelity import Ledger, book
+from coral.records import (
+    Candidate,
+    Event,
+    GenerationFinished,
+    GenerationStarted,
+    Objective,
+    Outcome,
+    RunConfirmed,
+    StageFinished,
+    Trial,
+    Verdict,
+)
+from coral.rng import derive_seed
+from coral.settings import RunSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationStatistics:
+    """A generation in numbers.
+
+    Attributes:
+        best: the primary objective of the best trial so far, at the highest stage; None if none.
+        mean, std: of the primary objective over the generation, at each trial's highest stage.
+        hypervolume: of the front, against the worst values of the first generation that had one.
+    """
+
+    generation: int
+    trials: int
+    pruned: int
+    failed: int
+    front: int
+    best: float | None
+    mean: float
+    std: float
+    hypervolume: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvolutionState:
+    """Attributes:
+    train_examples: size of the full train set, all tasks together.
+    generation: generations finished, and so the index of the next.
+    candidates, outcomes: the generation under way; outcomes by key.
+    trials: finished trials, by number.
+    population: numbers of the parents kept, best first.
+    champion: number of the best trial so far: highest stage, then primary objective.
+    front: numbers of the Pareto front's members, at the highest stage reached.
+    worst: reference point of the hypervolume.
+    """
+
+    train_examples: int
+    generation: int = 0
+    candidates: tuple[Candidate, ...] = ()
+    outcomes: Mapping[str, tuple[int, Outcome]] = field(default_factory=dict)
+    trials: tuple[Trial, ...] = ()
+    population: tuple[int, ...] = ()
+    champion: int | None = None
+    front: tuple[int, ...] = ()
+    worst: tuple[float, ...] = ()
+    history: tuple[GenerationStatistics, ...] = ()
+    ledger: Ledger = field(default_factory=Ledger)
+    digests: frozenset[str] = frozenset()
+    confirmation: RunConfirmed | None = None
+
+
+def advance(state: EvolutionState, event: Event, spec: RunSpec) -> EvolutionState:
+    """Return the state after an event: the one fold behind running, resuming and showing."""
+    match event:
+        case GenerationStarted():
+            return replace(state, candidates=event.candidates, outcomes={}, confirmation=None)
+        case StageFinished():
+            outcomes = {**state.outcomes, event.outcome.key: (event.trial, event.outcome)}
+            return replace(state, outcomes=outcomes)
+        case GenerationFinished():
+            return _finish(state, event.verdicts, spec)
+        case RunConfirmed():
+            return replace(state, confirmation=event)
+
+
+def replay(events: Iterable[Event], spec: RunSpec, train_examples: int) -> EvolutionState:
+    """Return the state that a run's events lead to."""
+    state = EvolutionState(train_examples=train_examples)
+    for event in events:
+        state = advance(state, event, spec)
+    return state
+
+
+def promoted(outcomes: Sequence[Outcome], k: int, objectives: Sequence[Objective]) -> list[int]:
+    """Return the positions of the ``k`` outcomes of one stage to promote, best first.
+
+    Outcomes without finite objectives are never among them.
+    """
+    scores = [(i, objective_values(outcome, objectives)) for i, outcome in enumerate(outcomes)]
+    finite = [(i, values) for i, values in scores if values is not None]
+    return [finite[j][0] for j in promote([values for _, values in finite], k, objectives)]
+
+
+def _finish(state: EvolutionState, verdicts: Sequence[Verdict], spec: RunSpec) -> EvolutionState:
+    finished = tuple(
+        Trial(candidate=candidate, outcomes=_outcomes_of(candidate, state), verdict=verdict)
+        for candidate, verdict in zip(state.candidates, verdicts, strict=True)
+    )
+    trials = state.trials + finished
+    new = {trial.number for trial in finished}
+    incumbent = set() if state.champion is None else {state.champion}
+    champion = _champion(trials, incumbent | new, spec)
+    front = _front(trials, {*state.front} | new, spec)
+    worst = state.worst or _worst(finished, spec)
+    batch_sizes = [spec.plan_of(trial.candidate).schedule.batch_size for trial in finished]
+    return replace(
+        state,
+        generation=state.generation + 1,
+        candidates=(),
+        outcomes={},
+        trials=trials,
+        population=_population(state, trials, finished, spec),
+        champion=champion,
+        front=front,
+        worst=worst,
+        history=(
+            *state.history,
+            _statistics(state.generation, finished, trials, champion, front, worst, spec),
+        ),
+        ledger=book(
+            state.ledger, finished, batch_sizes, spec.training_stages, state.train_examples
+        ),
+        digests=state.digests | {trial.candidate.digest for trial in finished},
+    )
+
+
+def _outcomes_of(candidate: Candidate, state: EvolutionState) -> tuple[Outcome, ...]:
+    own = [outcome for trial, outcome in state.outcomes.values() if trial == candidate.number]
+    return tuple(sorted(own, key=lambda outcome: outcome.stage))
+
+
+def _population(
+    state: EvolutionState, trials: Sequence[Trial], finished: Sequence[Trial], spec: RunSpec
+) -> tuple[int, ...]:
+    """Keep the best of parents and children: by stage, then by the configured selection."""
+    toolbox = build_toolbox(spec.space, spec.evolution, spec.objectives)
+    pool = [*(trials[number] for number in state.population), *finished]
+    seed = derive_seed(spec.seed, "select", state.generation)
+    kept: list[int] = []
+    for members, scores in by_stage(pool, spec.objectives):
+        room = spec.evolution.population_size - len(kept)
+        if room <= 0:
+            break
+        kept += [members[i].number for i in select(toolbox, scores, room, spec.objectives, seed)]
+    return tuple(kept)
+
+
+def _champion(trials: Sequence[Trial], numbers: set[int], spec: RunSpec) -> int | None:
+    groups = by_stage([trials[number] for number in sorted(numbers)], spec.objectives)
+    if not groups:
+        return None
+    members, scores = groups[0]
+    sign = 1 if spec.objectives[0].direction == "max" else -1
+    return max(zip(members, scores, strict=True), key=lambda pair: sign * pair[1][0])[0].number
+
+
+def _front(trials: Sequence[Trial], numbers: set[int], spec: RunSpec) -> tuple[int, ...]:
+    """Return the non-dominated trials among those at the highest stage."""
+    groups = by_stage([trials[number] for number in sorted(numbers)], spec.objectives)
+    if not groups:
+        return ()
+    members, scores = groups[0]
+    return tuple(members[i].number for i in pareto_front(scores, spec.objectives))
+
+
+def _worst(finished: Sequence[Trial], spec: RunSpec) -> tuple[float, ...]:
+    scores = [values for _, group in by_stage(finished, spec.objectives) for values in group]
+    return tuple(
+        (min if objective.direction == "max" else max)(values[i] for values in scores)
+        for i, objective in enumerate(spec.objectives)
+        if scores
+    )
+
+
+def _statistics(
+    generation: int,
+    finished: Sequence[Trial],
+    trials: Sequence[Trial],
+    champion: int | None,
+    front: Sequence[int],
+    worst: tuple[float, ...],
+    spec: RunSpec,
+) -> GenerationStatistics:
+    primary = spec.objectives[0].metric
+    scored = [
+        values[0]
+        for trial in finished
+        if is_fit(trial)
+        and (values := objective_values(trial.scored[-1], spec.objectives)) is not None
+    ]
+    summary = describe(scored)
+    front_scores = [
+        values
+        for number in front
+        if (values := objective_values(trials[number].scored[-1], spec.objectives)) is not None
+    ]
+    return GenerationStatistics(
+        generation=generation,
+        trials=len(finished),
+        pruned=sum(trial.verdict.status == "pruned" for trial in finished),
+        failed=sum(trial.verdict.status == "failed" for trial in finished),
+        front=len(front),
+        best=None if champion is None else trials[champion].scored[-1].metrics[primary],
+        mean=summary.get("mean", math.nan),
+        std=summary.get("std", math.nan),
+        hypervolume=dominated_volume(front_scores, worst, spec.objectives) if worst else 0.0,
+    )

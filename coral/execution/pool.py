@@ -1,0 +1,189 @@
+"""Jobs in worker processes: a dead worker costs one attempt of one job."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+from pebble import ProcessExpired
+
+from coral.errors import WorkersError
+from coral.execution.attempt import describe, failed
+from coral.execution.retry import DEFAULT_RETRIES, next_attempt, retries_left
+from coral.execution.worker import Raised, call, train
+from coral.execution.workers import Task, Workers
+from coral.ports import Progress, Survey, TrainingJob
+from coral.records import Outcome, TestScore
+
+_JOBS_AHEAD_PER_WORKER = 2
+
+
+class PoolExecutor:
+    """Runs jobs in worker processes that each keep a trainer, and its base model, loaded.
+
+    Which worker runs a job, and when, changes nothing in its outcome. A killed worker is replaced
+    and its job runs again; a job that takes too long is stopped. POSIX only.
+    """
+
+    def __init__(
+        self,
+        factory: str,
+        payload: Mapping[str, Any],
+        *,
+        workers: int,
+        devices: Sequence[str] = ("cpu",),
+        threads_per_worker: int = 1,
+        trial_timeout_seconds: float | None = None,
+        retries: int = DEFAULT_RETRIES,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        """Describe the workers; they start with the first task.
+
+        Args:
+            factory: ``"module:function"``, called in each worker as
+                ``function(payload, device=..., report=...)``; it returns a ``Trainer``.
+            payload: plain values for the factory.
+            devices: handed out in turn, so that each worker has its own when there are enough.
+            threads_per_worker: limit on the threads of one worker's arithmetic.
+            trial_timeout_seconds: limit on one attempt at one job. Loading the base model does
+                not count.
+            retries: how often a job runs again after its worker died.
+            on_progress: called in a thread of its own.
+
+        Raises:
+            WorkersError: there are no workers or no devices.
+        """
+        if workers < 1 or not devices:
+            raise WorkersError(
+                f"a pool must have at least one worker and one device, got workers={workers},"
+                f" devices={list(devices)}. Set workers to 1 or more, and devices to cpu or cuda:0."
+            )
+        self._timeout_seconds = trial_timeout_seconds
+        self._retries = retries
+        self._jobs_ahead = _JOBS_AHEAD_PER_WORKER * workers
+        self._workers = Workers(
+            factory,
+            payload,
+            tuple(itertools.islice(itertools.cycle(devices), workers)),
+            threads_per_worker,
+            on_progress,
+        )
+
+    def survey(self) -> Survey:
+        """Return what the model and the data turned out to be.
+
+        Raises:
+            CoralError: the trainer can't be built or used. Coral's own errors arrive as they were;
+                any other comes as a WorkersError with the worker's traceback.
+        """
+        survey: Survey = self._call("survey")
+        return survey
+
+    def score(self, finalists: Sequence[TrainingJob], seed: int) -> tuple[TestScore, ...]:
+        scores: tuple[TestScore, ...] = self._call("score", tuple(finalists), seed)
+        return scores
+
+    def export(self, finalist: TrainingJob, folder: Path, card: Mapping[str, Any]) -> None:
+        self._call("export", finalist, folder, card)
+
+    def run(self, jobs: Iterable[TrainingJob]) -> Iterator[Outcome]:
+        """Yield outcomes in order of completion; a failure is an outcome too.
+
+        ``jobs`` is read a little ahead of the workers. Closing the iterator cancels what is left.
+
+        Raises:
+            CoralError: a worker can't build its trainer, or the workers can't be kept alive. No
+                trial is at fault.
+        """
+        source = iter(jobs)
+        ended: SimpleQueue[Task] = SimpleQueue()
+        flights: dict[Task, tuple[TrainingJob, int]] = {}
+
+        def launch(job: TrainingJob, retries: int) -> None:
+            task = self._workers.schedule(
+                train, job, ended=ended, timeout_seconds=self._timeout_seconds
+            )
+            flights[task] = job, retries
+
+        try:
+            while True:
+                for job in itertools.islice(source, self._jobs_ahead - len(flights)):
+                    launch(job, self._retries)
+                if not flights:
+                    return
+                task = self._workers.wait(ended)
+                job, retries = flights.pop(task)
+                outcome = self._outcome_of(task, job)
+                failure = outcome.failure
+                again = next_attempt(job, failure, retries) if failure else None
+                if failure and again:
+                    launch(again, retries_left(retries, failure))
+                else:
+                    yield outcome
+        finally:
+            for task in flights:
+                self._workers.cancel(task)
+
+    def close(self) -> None:
+        """Stop all workers at once; closing twice is fine."""
+        self._workers.close()
+
+    def __enter__(self) -> PoolExecutor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _outcome_of(self, task: Task, job: TrainingJob) -> Outcome:
+        match task.error:
+            case None if isinstance(task.value, Outcome):
+                return task.value
+            case None:
+                raise task.value.as_error()
+            case ProcessExpired() as death:
+                return failed(job, "crashed", f"trial {job.trial}: {_cause_of_death(death)}")
+            case TimeoutError():
+                return failed(
+                    job,
+                    "timeout",
+                    f"trial {job.trial} took longer than trial_timeout_seconds ="
+                    f" {self._timeout_seconds:g} in one stage. Raise the limit, or search smaller"
+                    " adapters.",
+                )
+            case error:
+                return failed(job, "plugin", describe(error))
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        """Have any worker call the trainer's ``method``, again if the worker dies of it."""
+        for _ in range(self._retries + 1):
+            ended: SimpleQueue[Task] = SimpleQueue()
+            task = self._workers.schedule(call, method, arguments, ended=ended)
+            try:
+                self._workers.wait(ended)
+            finally:
+                self._workers.cancel(task)
+            match task.error:
+                case None if isinstance(task.value, Raised):
+                    raise task.value.as_error()
+                case None:
+                    return task.value
+                case ProcessExpired() as death:
+                    cause = _cause_of_death(death)
+                case error:
+                    raise WorkersError(f"{method} can't be sent to a worker: {describe(error)}")
+        raise WorkersError(
+            f"{method} must be done by a worker, but killed {self._retries + 1} of them: {cause}"
+        )
+
+
+def _cause_of_death(death: ProcessExpired) -> str:
+    if death.exitcode >= 0:
+        return f"the worker exited with status {death.exitcode} in the middle of its work."
+    names = {-member: member.name for member in signal.Signals}
+    name = names.get(death.exitcode, f"signal {-death.exitcode}")
+    remedy = "If memory ran out, set fewer workers or a smaller micro_batch_size."
+    return f"the worker was killed by {name}. {remedy if name == 'SIGKILL' else ''}".rstrip()

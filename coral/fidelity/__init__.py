@@ -1,0 +1,42 @@
+"""Multi-fidelity: the ladder of stages, proxies, prune rules, the judge, the ledger and the audit."""
+
+from coral.fidelity.audit import RuleAudit, StageTrust, audit_rules, kendall_tau, stage_trust
+from coral.fidelity.judge import NOT_PROMOTED, Contender, Decision, judge
+from coral.fidelity.ledger import Ledger, book
+from coral.fidelity.proxies import gradient_norm, loss_slope
+from coral.fidelity.prune import DEFAULT_RULES, PruneRule, PruneSettings, breach
+from coral.fidelity.stages import (
+    DEFAULT_LADDER,
+    Stage,
+    check_ladder,
+    entrants_by_stage,
+    ladder_share,
+    ladder_steps,
+    survivor_count,
+)
+
+__all__ = [
+    "DEFAULT_LADDER",
+    "DEFAULT_RULES",
+    "NOT_PROMOTED",
+    "Contender",
+    "Decision",
+    "Ledger",
+    "PruneRule",
+    "PruneSettings",
+    "RuleAudit",
+    "Stage",
+    "StageTrust",
+    "audit_rules",
+    "book",
+    "breach",
+    "check_ladder",
+    "entrants_by_stage",
+    "gradient_norm",
+    "judge",
+    "kendall_tau",
+    "ladder_share",
+    "ladder_steps",
+    "loss_slope",
+    "survivor_count",
+]

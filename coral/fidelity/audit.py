@@ -1,0 +1,99 @@
+"""The audit: how far early stages and prune rules can be trusted, measured on this run's trials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from coral.records import Objective, Trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleAudit:
+    """What one rule did.
+
+    Attributes:
+        condemned: trials that it condemned.
+        audited: those of them that trained on.
+        false_kills: audited trials that ended at least as good as the best survivor of their own
+            generation, on the primary objective at the last stage.
+    """
+
+    rule: str
+    condemned: int
+    audited: int
+    false_kills: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTrust:
+    """Kendall's tau between a stage and the last one, over the trials that ended both."""
+
+    stage: int
+    tau: float
+    trials: int
+
+
+def audit_rules(trials: Sequence[Trial], objective: Objective, last: int) -> tuple[RuleAudit, ...]:
+    """Return what each rule condemned and which of its audited verdicts were wrong."""
+    best = _best_survivors(trials, objective, last)
+    rules = sorted({t.verdict.rule for t in trials if t.verdict.status == "pruned"})
+    return tuple(
+        RuleAudit(
+            rule=rule,
+            condemned=len(condemned),
+            audited=sum(trial.verdict.audited for trial in condemned),
+            false_kills=sum(_is_false_kill(trial, best, objective, last) for trial in condemned),
+        )
+        for rule in rules
+        if (condemned := [t for t in trials if t.verdict.rule == rule])
+    )
+
+
+def _best_survivors(trials: Sequence[Trial], objective: Objective, last: int) -> dict[int, float]:
+    best: dict[int, float] = {}
+    for trial in trials:
+        if trial.verdict.status == "completed":
+            value = _value(trial, objective, last)
+            generation = trial.candidate.generation
+            best[generation] = max(best.get(generation, -math.inf), value)
+    return best
+
+
+def _is_false_kill(trial: Trial, best: dict[int, float], objective: Objective, last: int) -> bool:
+    if not trial.verdict.audited or trial.best_stage < last:
+        return False
+    return _value(trial, objective, last) >= best.get(trial.candidate.generation, math.inf)
+
+
+def _value(trial: Trial, objective: Objective, stage: int) -> float:
+    """Return the objective at a stage, larger is better."""
+    value = trial.scored[stage].metrics.get(objective.metric, math.nan)
+    return value if objective.direction == "max" else -value
+
+
+def stage_trust(trials: Sequence[Trial], objective: Objective, last: int) -> tuple[StageTrust, ...]:
+    """Return Kendall's tau-b between each stage and the last, NaN with fewer than two trials."""
+    finished = [trial for trial in trials if trial.best_stage == last]
+    final = [_value(trial, objective, last) for trial in finished]
+    return tuple(
+        StageTrust(
+            stage=stage,
+            tau=kendall_tau([_value(trial, objective, stage) for trial in finished], final),
+            trials=len(finished),
+        )
+        for stage in range(last)
+    )
+
+
+def kendall_tau(one: Sequence[float], two: Sequence[float]) -> float:
+    """Return Kendall's tau-b, NaN where it is not defined.
+
+    Source: ``scipy.stats.kendalltau``.
+    """
+    if len(one) < 2:
+        return math.nan
+    from scipy.stats import kendalltau
+
+    return float(kendalltau(one, two).statistic)

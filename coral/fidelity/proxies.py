@@ -1,0 +1,45 @@
+"""Proxies: cheap signals read off a training curve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+LAST_STEPS = 10
+SMOOTHING_SPAN = 5
+
+
+def gradient_norm(norms: Sequence[float]) -> float:
+    """Return the median of the last steps' gradient norms before clipping; NaN if there are none."""
+    return float(np.median(norms[-LAST_STEPS:])) if len(norms) else math.nan
+
+
+def loss_slope(losses: Sequence[float]) -> float:
+    """Return the trend of the loss: relative to the initial loss, per 100 steps.
+
+    A least-squares line through the loss, smoothed by a centred moving average. Negative is
+    learning. NaN with fewer than three steps.
+    """
+    if len(losses) < 3:
+        return math.nan
+    smooth = _moving_average(np.asarray(losses, dtype=np.float64), SMOOTHING_SPAN)
+    initial = float(smooth[0])
+    if not np.all(np.isfinite(smooth)) or initial <= 0:
+        return math.nan
+    steps = np.arange(len(smooth), dtype=np.float64)
+    centred = steps - steps.mean()
+    slope = float(centred @ (smooth - smooth.mean()) / (centred @ centred))
+    return 100 * slope / initial
+
+
+def _moving_average(values: NDArray[np.float64], span: int) -> NDArray[np.float64]:
+    """Average over a centred window that shrinks at the ends."""
+    totals = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    start = np.maximum(0, index - span // 2)
+    stop = np.minimum(len(values), index + span // 2 + 1)
+    averaged: NDArray[np.float64] = (totals[stop] - totals[start]) / (stop - start)
+    return averaged

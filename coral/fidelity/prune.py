@@ -1,0 +1,106 @@
+"""Prune rules: declarative thresholds on metrics at a stage."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from coral.errors import PlanError
+from coral.plan.checks import Fraction, check_bounds
+from coral.records import Outcome
+
+_RELATIVE = re.compile(r"(\d+(?:\.\d+)?)\s*x\s*median")
+
+
+def _parse_threshold(threshold: float | str | None) -> tuple[float, bool]:
+    """Return the number and whether it is relative to the median."""
+    if isinstance(threshold, str):
+        match = _RELATIVE.fullmatch(threshold.strip())
+        if match is None:
+            raise PlanError(f"a threshold is a number or like '5x median', got {threshold!r}")
+        return float(match.group(1)), True
+    if threshold is None or not math.isfinite(threshold):
+        raise PlanError(f"a threshold must be finite, got {threshold}")
+    return float(threshold), False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneRule:
+    """Condemn a trial whose metric lies beyond a threshold at the end of a stage.
+
+    Attributes:
+        metric: ``gradient_norm``, ``loss_slope``, or any task metric.
+        above, below: exactly one of them: a number, or ``5x median`` for a multiple of the
+            median over the trials that ended the stage. A value that is not finite is condemned
+            by a relative threshold.
+        stage: name of the stage; every stage if empty.
+    """
+
+    metric: str
+    above: float | str | None = None
+    below: float | str | None = None
+    stage: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.above is None) == (self.below is None):
+            raise PlanError(
+                f"a rule needs exactly one of above and below, got above={self.above},"
+                f" below={self.below}"
+            )
+        _parse_threshold(self.above if self.above is not None else self.below)
+
+    def __str__(self) -> str:
+        side, threshold = ("above", self.above) if self.above is not None else ("below", self.below)
+        return f"{self.metric} {side} {threshold}" + (f" at {self.stage}" if self.stage else "")
+
+
+DEFAULT_RULES = (
+    PruneRule(metric="gradient_norm", above="5x median", stage="S0_sanity"),
+    PruneRule(metric="loss_slope", above=0.0, stage="S0_sanity"),
+    PruneRule(metric="auroc", below=0.55, stage="S1_shakeout"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PruneSettings:
+    """How trials are condemned, and how that is checked.
+
+    Attributes:
+        rules: checked at the end of every stage but the last.
+        audit_fraction: share of the condemned that train on all the same, to measure false kills.
+    """
+
+    rules: tuple[PruneRule, ...] = DEFAULT_RULES
+    audit_fraction: Fraction = 0.0
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+def breach(rule: PruneRule, outcome: Outcome, peers: Sequence[Outcome]) -> str | None:
+    """Return in words how ``outcome`` breaks ``rule``; None if it does not.
+
+    Args:
+        peers: outcomes of the same stage, this one included, for relative thresholds.
+    """
+    value = outcome.metrics.get(rule.metric)
+    if value is None:
+        return None
+    threshold, relative = _parse_threshold(rule.above if rule.above is not None else rule.below)
+    if relative:
+        if not math.isfinite(value):
+            return f"{rule.metric} is {value}"
+        finite = [
+            m for peer in peers if math.isfinite(m := peer.metrics.get(rule.metric, math.nan))
+        ]
+        threshold *= median(finite)
+    if math.isnan(value):
+        return None
+    if rule.above is not None and value > threshold:
+        return f"{rule.metric} {value:.3g} is above {threshold:.3g}"
+    if rule.below is not None and value < threshold:
+        return f"{rule.metric} {value:.3g} is below {threshold:.3g}"
+    return None

@@ -1,0 +1,35 @@
+"""What one training run is: frozen records, one file a part, with the pure functions that define them."""
+
+from coral.plan.adapter import AdapterPlan, adapted_modules, layer_indices, scaling_of
+from coral.plan.curriculum import CurriculumPlan, difficulty_limit
+from coral.plan.encoding import EncodingPlan
+from coral.plan.schedule import SchedulePlan, warmup_steps
+from coral.plan.tasks import TasksPlan, task_shares
+from coral.plan.training_plan import (
+    TrainingPlan,
+    as_canonical_json,
+    digest_of,
+    plan_paths,
+    value_at,
+    with_values,
+)
+
+__all__ = [
+    "AdapterPlan",
+    "CurriculumPlan",
+    "EncodingPlan",
+    "SchedulePlan",
+    "TasksPlan",
+    "TrainingPlan",
+    "adapted_modules",
+    "as_canonical_json",
+    "difficulty_limit",
+    "digest_of",
+    "layer_indices",
+    "plan_paths",
+    "scaling_of",
+    "task_shares",
+    "value_at",
+    "warmup_steps",
+    "with_values",
+]

@@ -1,0 +1,78 @@
+"""The training plan: everything that decides one training run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+from coral.errors import PlanError
+from coral.plan.adapter import AdapterPlan
+from coral.plan.curriculum import CurriculumPlan
+from coral.plan.encoding import EncodingPlan
+from coral.plan.schedule import SchedulePlan
+from coral.plan.tasks import TasksPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """One training run, as nested frozen records: one field a part.
+
+    Adding a part is adding a field here; configs, genes and digests follow from it.
+    """
+
+    adapter: AdapterPlan = field(default_factory=AdapterPlan)
+    schedule: SchedulePlan = field(default_factory=SchedulePlan)
+    curriculum: CurriculumPlan = field(default_factory=CurriculumPlan)
+    tasks: TasksPlan = field(default_factory=TasksPlan)
+    encoding: EncodingPlan = field(default_factory=EncodingPlan)
+
+
+def plan_paths() -> dict[str, Any]:
+    """Return every dotted field path of a plan (``schedule.learning_rate``) with its field."""
+    plan = TrainingPlan()
+    return {
+        f"{part.name}.{item.name}": item
+        for part in fields(plan)
+        for item in fields(getattr(plan, part.name))
+    }
+
+
+def value_at(plan: TrainingPlan, path: str) -> Any:
+    """Return the value at a dotted path such as ``schedule.learning_rate``."""
+    value: Any = plan
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def with_values(plan: TrainingPlan, values: Mapping[str, Any]) -> TrainingPlan:
+    """Return ``plan`` with the values at the given dotted paths replaced.
+
+    Raises:
+        PlanError: a path does not exist, or a part's invariant breaks.
+    """
+    known = plan_paths()
+    parts: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        if path not in known:
+            raise PlanError(f"a plan has no field {path!r}")
+        part, name = path.split(".")
+        parts.setdefault(part, {})[name] = value
+    return replace(
+        plan, **{part: replace(getattr(plan, part), **changes) for part, changes in parts.items()}
+    )
+
+
+def as_canonical_json(value: Any) -> str:
+    """Return JSON with sorted keys and no spaces, the same in every process."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON, in hexadecimal."""
+    return hashlib.sha256(as_canonical_json(value).encode()).hexdigest()

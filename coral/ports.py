@@ -1,0 +1,251 @@
+"""The protocols between rooms. ``compose`` is the only place that picks who stands behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coral.fidelity.stages import Stage
+from coral.plan import TrainingPlan
+from coral.records import Direction, Event, Outcome, TestScore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """One split of a task.
+
+    Attributes:
+        texts: one string an example.
+        labels: ``(n,)`` int64 class indices.
+    """
+
+    texts: tuple[str, ...]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskData:
+    """A task's three splits and the names of its classes."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+    label_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataContext:
+    """What a task may use while it loads its data.
+
+    Attributes:
+        cache_dir: a folder, shared by tasks and processes, for what can be made again.
+    """
+
+    cache_dir: Path
+
+
+class Task(Protocol):
+    """A classification task. Plugins register a factory: ``factory(**options) -> Task``."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def metrics(self) -> Mapping[str, Direction]:
+        """Names of the metrics that ``score`` returns, with the direction that is better."""
+        ...
+
+    @property
+    def primary_metric(self) -> str: ...
+
+    def load(self, context: DataContext) -> TaskData:
+        """Return the splits, the same in every process."""
+        ...
+
+    def score(
+        self, labels: NDArray[np.int64], probabilities: NDArray[np.float64]
+    ) -> Mapping[str, float]:
+        """Score predictions.
+
+        Args:
+            labels: ``(n,)`` true class indices.
+            probabilities: ``(n, classes)``, rows summing to 1.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJob:
+    """Train one plan from the end of one stage to the end of another, and evaluate.
+
+    Attributes:
+        key: identity of the work, see ``Outcome.key``.
+        stage: index of the stage to reach.
+        stages: the ladder.
+        resume_from: address of this plan's checkpoint at the end of an earlier stage, or of
+            ``stage`` itself. None, or an address that can't be read, means training from scratch
+            through the same batches.
+        micro_batch_size: most examples in one forward pass; None leaves batches whole.
+    """
+
+    key: str
+    trial: int
+    plan: TrainingPlan
+    stage: int
+    stages: tuple[Stage, ...]
+    seed: int
+    resume_from: str | None = None
+    micro_batch_size: int | None = None
+    attempt: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearModule:
+    """A linear map that LoRA can adapt; ``layer`` is None outside the layer stack."""
+
+    name: str
+    layer: int | None
+    in_features: int
+    out_features: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskSurvey:
+    """What a loaded task holds."""
+
+    name: str
+    metrics: Mapping[str, Direction]
+    primary_metric: str
+    label_names: tuple[str, ...]
+    train_examples: int
+    validation_examples: int
+    test_examples: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What the model and the data turn out to be, once loaded.
+
+    Attributes:
+        model_digest: identity of the base model's weights and tokenizer.
+        data_digest: identity of every split of every task.
+        depth: number of layers in the stack.
+        device: such as ``cpu`` or ``cuda``.
+        versions: package name to version, of what trains.
+    """
+
+    model_digest: str
+    data_digest: str
+    depth: int
+    linear_modules: tuple[LinearModule, ...]
+    tasks: tuple[TaskSurvey, ...]
+    device: str
+    mean_tokens: float
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def train_examples(self) -> int:
+        return sum(task.train_examples for task in self.tasks)
+
+    @property
+    def metric_names(self) -> frozenset[str]:
+        """Every metric that an objective or a prune rule may name."""
+        own = {f"{task.name}.{metric}" for task in self.tasks for metric in task.metrics}
+        shared = set.intersection(*(set(task.metrics) for task in self.tasks))
+        return frozenset(own | shared)
+
+
+class Trainer(Protocol):
+    """Trains plans. One lives in each worker and keeps its base model loaded."""
+
+    def survey(self) -> Survey: ...
+
+    def train(self, jobs: Sequence[TrainingJob]) -> Iterator[Outcome]:
+        """Train a pack of jobs that share the base model; failures are outcomes too."""
+        ...
+
+    def score(self, finalists: Sequence[TrainingJob], seed: int) -> tuple[TestScore, ...]:
+        """Score trained jobs on the test split, each against the last one, the reference."""
+        ...
+
+    def export(self, finalist: TrainingJob, folder: Path, card: Mapping[str, Any]) -> None:
+        """Write adapter, heads and tokenizer into ``folder``, with ``card`` as ``coral.json``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A sign of life from a job under way."""
+
+    trial: int
+    stage: int
+    step: int
+    end_step: int
+    loss: float
+
+
+class Executor(Protocol):
+    """Runs jobs somewhere. Never raises for a trial; outcomes come in order of completion."""
+
+    def survey(self) -> Survey: ...
+
+    def run(self, jobs: Iterable[TrainingJob]) -> Iterator[Outcome]: ...
+
+    def score(self, finalists: Sequence[TrainingJob], seed: int) -> tuple[TestScore, ...]: ...
+
+    def export(self, finalist: TrainingJob, folder: Path, card: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class RunStore(Protocol):
+    """The run's durable log of events."""
+
+    def append(self, event: Event) -> None:
+        """Store an event; it is durable when this returns."""
+        ...
+
+    def events(self) -> Iterator[Event]: ...
+
+
+class CheckpointStore(Protocol):
+    """Content-addressed bytes in the cache."""
+
+    def put(self, content: bytes) -> str: ...
+
+    def get(self, address: str) -> bytes:
+        """Return the bytes.
+
+        Raises:
+            CheckpointError: they are missing or damaged.
+        """
+        ...
+
+    def discard(self, addresses: Iterable[str]) -> None: ...
+
+
+class Observer(Protocol):
+    """Watches a run. ``state`` is an ``evolution.EvolutionState``."""
+
+    def on_event(self, event: Event, state: Any) -> None: ...
+
+    def on_progress(self, progress: Progress) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Everything that a run needs from outside the pure core."""
+
+    executor: Executor
+    runs: RunStore
+    checkpoints: CheckpointStore
+    observer: Observer
+    survey: Survey

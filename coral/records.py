@@ -1,0 +1,256 @@
+"""The nouns that pass between rooms. All of them are frozen and made of plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+GeneValue = bool | int | float | str | tuple[str, ...] | tuple[float, ...]
+"""A gene's value: flags, numbers, a choice, a subset of names, or shares on a simplex."""
+
+Direction = Literal["max", "min"]
+FailureKind = Literal["oom", "diverged", "timeout", "crashed", "plugin"]
+Operator = Literal["reference", "recipe", "sobol", "mutation", "crossover"]
+Status = Literal["completed", "pruned", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objective:
+    """One thing the search makes better.
+
+    Attributes:
+        metric: a task's metric (``docstring_kind.auroc``), its mean over tasks (``auroc``),
+            ``trainable_parameters`` or ``train_cost``.
+        direction: ``max`` or ``min``.
+    """
+
+    metric: str
+    direction: Direction = "max"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one piece of training took.
+
+    Attributes:
+        optimizer_steps, examples, tokens: counted without padding.
+        teraflops: 1e12 floating-point operations, computed from shapes and so repeatable.
+        train_seconds, evaluation_seconds: wall time in the worker.
+    """
+
+    optimizer_steps: int = 0
+    examples: int = 0
+    tokens: int = 0
+    teraflops: float = 0.0
+    train_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            optimizer_steps=self.optimizer_steps + other.optimizer_steps,
+            examples=self.examples + other.examples,
+            tokens=self.tokens + other.tokens,
+            teraflops=self.teraflops + other.teraflops,
+            train_seconds=self.train_seconds + other.train_seconds,
+            evaluation_seconds=self.evaluation_seconds + other.evaluation_seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a trial could not go on."""
+
+    kind: FailureKind
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """A stage's training curve, thinned to at most a few hundred points.
+
+    Attributes:
+        step: optimizer steps since the trial began.
+        loss: training loss of that step.
+        gradient_norm: total L2 norm before clipping.
+    """
+
+    step: tuple[int, ...] = ()
+    loss: tuple[float, ...] = ()
+    gradient_norm: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one trial did in one stage.
+
+    Attributes:
+        key: identity of the work: plan, stages so far, seed, data and base model.
+        stage: index on the ladder.
+        metrics: validation metrics, ``task.metric`` and the mean over tasks under ``metric``, and
+            the proxies (``gradient_norm``, ``loss_slope``).
+        cost: spent in this stage alone.
+        cumulative_steps: optimizer steps that these weights have ever seen.
+        trainable_parameters: adapter parameters (heads aside).
+        checkpoint: address of the weights at the stage's end.
+        peak_memory_bytes: of the worker process, or of the GPU where one is used.
+        attempts: tries it took, the last one included.
+    """
+
+    key: str
+    stage: int
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    curve: Curve = field(default_factory=Curve)
+    cumulative_steps: int = 0
+    trainable_parameters: int = 0
+    checkpoint: str | None = None
+    failure: Failure | None = None
+    peak_memory_bytes: int = 0
+    attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """Who a trial came from.
+
+    Attributes:
+        operator: what made it.
+        parents: their trial numbers.
+        changed: dotted paths of the genes that differ from the first parent's.
+    """
+
+    operator: Operator
+    parents: tuple[int, ...] = ()
+    changed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A genome about to be tried.
+
+    Attributes:
+        number: the trial's number, unique in the run.
+        genome: gene path to value, all genes, inactive ones included.
+        digest: SHA-256 of the active genes.
+    """
+
+    number: int
+    generation: int
+    genome: Mapping[str, GeneValue]
+    digest: str
+    lineage: Lineage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """How a trial ended.
+
+    Attributes:
+        status: ``completed`` (climbed the whole ladder), ``pruned`` or ``failed``.
+        stage: index of the last stage it entered before the verdict.
+        reason: in words.
+        rule: what condemned it: a prune rule's text, ``not promoted``, or a failure's kind.
+        audited: it trained on all the same, to check the verdict.
+    """
+
+    status: Status
+    stage: int
+    reason: str = ""
+    rule: str = ""
+    audited: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One genome's whole life."""
+
+    candidate: Candidate
+    outcomes: tuple[Outcome, ...]
+    verdict: Verdict
+
+    @property
+    def number(self) -> int:
+        return self.candidate.number
+
+    @property
+    def scored(self) -> tuple[Outcome, ...]:
+        """The outcomes that ended without a failure."""
+        return tuple(outcome for outcome in self.outcomes if outcome.failure is None)
+
+    @property
+    def best_stage(self) -> int:
+        """Index of the highest stage that it ended without a failure; -1 if none."""
+        return self.scored[-1].stage if self.scored else -1
+
+    @property
+    def cost(self) -> Cost:
+        total = Cost()
+        for outcome in self.outcomes:
+            total = total + outcome.cost
+        return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """An estimate with a bootstrap percentile interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TestScore:
+    """A finalist on the test split.
+
+    Attributes:
+        metrics: as in ``Outcome``.
+        intervals: 95 % bootstrap intervals of the primary metrics.
+        difference: paired bootstrap interval of finalist minus reference, by metric.
+    """
+
+    __test__ = False
+
+    trial: int
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, Interval]
+    difference: Mapping[str, Interval]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationStarted:
+    generation: int
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageFinished:
+    trial: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationFinished:
+    """A generation's verdicts, in the order of its candidates."""
+
+    generation: int
+    verdicts: tuple[Verdict, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfirmed:
+    """The champion and the reference on the test split; the run is finished.
+
+    Attributes:
+        reference: None if the default recipe failed before the last stage.
+        scores: the champion's first, the reference's last.
+    """
+
+    champion: int
+    reference: int | None
+    scores: tuple[TestScore, ...]
+
+
+Event = GenerationStarted | StageFinished | GenerationFinished | RunConfirmed

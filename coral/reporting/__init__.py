@@ -1,0 +1,26 @@
+"""Reporting: a run as facts, and the facts as tables."""
+
+from coral.reporting.facts import (
+    Facts,
+    adapter_card,
+    as_json,
+    cost_facts,
+    export_state,
+    finite,
+    run_facts,
+    trial_facts,
+)
+from coral.reporting.forecast import forecast, probe_ladder
+
+__all__ = [
+    "Facts",
+    "adapter_card",
+    "as_json",
+    "cost_facts",
+    "export_state",
+    "finite",
+    "forecast",
+    "probe_ladder",
+    "run_facts",
+    "trial_facts",
+]

@@ -1,0 +1,86 @@
+"""What a run will take: the plan of ``coral evolve --dry-run``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from coral.fidelity import Stage, entrants_by_stage, ladder_share, ladder_steps
+from coral.ports import Survey
+from coral.records import Outcome
+from coral.reporting.facts import Facts
+from coral.settings import RunSpec
+
+BYTES_PER_PARAMETER = 12
+"""A checkpoint holds a float32 weight and AdamW's two moments."""
+SQLITE_BYTES_PER_OUTCOME = 10_000
+
+
+def probe_ladder(train_examples: int, batch_size: int, steps: int) -> tuple[Stage, ...]:
+    """Return a one-stage ladder of about ``steps`` optimizer steps, for timing."""
+    share = min(1.0, steps * batch_size / train_examples)
+    return (
+        Stage(
+            name="probe",
+            epoch_budget=share,
+            data_percentage=100,
+            survival_rate=1.0,
+            evaluation_percentage=10,
+        ),
+    )
+
+
+def forecast(
+    spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: int
+) -> Facts:
+    """Return stages, steps, time, memory and disk of a run that has not begun.
+
+    Args:
+        probes: one short job of the default recipe for each worker, run at the same time.
+    """
+    population, generations = spec.evolution.population_size, spec.evolution.generations
+    batch_size = spec.training.schedule.batch_size
+    ends = [0, *ladder_steps(spec.training_stages, survey.train_examples, batch_size)]
+    entrants = entrants_by_stage(spec.training_stages, population)
+    validation = max(task.validation_examples for task in survey.tasks)
+    train_rate = min(p.cost.examples / max(p.cost.train_seconds, 1e-9) for p in probes)
+    scored = validation * 0.1
+    evaluation_rate = min(scored / max(p.cost.evaluation_seconds, 1e-9) for p in probes)
+    rows, seconds = [], 0.0
+    for i, stage in enumerate(spec.training_stages):
+        steps = ends[i + 1] - ends[i]
+        train_seconds = steps * batch_size / train_rate
+        evaluation_seconds = validation * stage.evaluation_percentage / 100 / evaluation_rate
+        rounds = -(-entrants[i] // workers)
+        seconds += generations * rounds * (train_seconds + evaluation_seconds)
+        rows.append(
+            {
+                "name": stage.name,
+                "genomes": entrants[i] * generations,
+                "optimizer_steps_each": steps,
+                "optimizer_steps": steps * entrants[i] * generations,
+                "share_of_naive": entrants[i] * steps / (population * ends[-1]),
+                "seconds": generations * rounds * (train_seconds + evaluation_seconds),
+            }
+        )
+    parameters = probes[0].trainable_parameters
+    memory = max(probe.peak_memory_bytes for probe in probes)
+    return {
+        "run": spec.name,
+        "base_model": spec.base_model,
+        "train_examples": survey.train_examples,
+        "tasks": {task.name: task.train_examples for task in survey.tasks},
+        "genes": [gene.path for gene in spec.space.genes],
+        "stages": rows,
+        "optimizer_steps": sum(row["optimizer_steps"] for row in rows),
+        "naive_optimizer_steps": population * generations * ends[-1],
+        "share_of_naive": ladder_share(spec.training_stages, population),
+        "wall_seconds": seconds,
+        "workers": workers,
+        "device": survey.device,
+        "examples_per_second_per_worker": train_rate,
+        "peak_memory_bytes_per_worker": memory,
+        "peak_memory_bytes": memory * workers,
+        "disk_bytes": population
+        * generations
+        * (parameters * BYTES_PER_PARAMETER + SQLITE_BYTES_PER_OUTCOME),
+    }

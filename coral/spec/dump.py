@@ -1,0 +1,61 @@
+"""From a ``RunSpec`` back to YAML: the resolved config of a run, which loads to the same spec."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+
+from coral.genome import ChoiceGene, FloatGene, Gene, IntGene, SimplexGene, SubsetGene
+from coral.settings import RunSpec
+
+
+def dump_spec(spec: RunSpec) -> str:
+    """Return the spec as YAML with every default filled in."""
+    data = {
+        "base_model": spec.base_model,
+        "tasks": [{"name": task.name, **task.options} for task in spec.tasks],
+        "training": asdict(spec.training),
+        "search_space": {gene.path: _gene(gene) for gene in spec.space.genes},
+        "evolution": asdict(spec.evolution),
+        "training_stages": [asdict(stage) for stage in spec.training_stages],
+        "prune": {
+            "rules": [
+                {key: value for key, value in asdict(rule).items() if value not in (None, "")}
+                for rule in spec.prune.rules
+            ],
+            "audit_fraction": spec.prune.audit_fraction,
+        },
+        "objectives": [asdict(objective) for objective in spec.objectives],
+        "budget": asdict(spec.budget),
+        "execution": asdict(spec.execution),
+        "output_dir": spec.output_dir,
+        "seed": spec.seed,
+    }
+    text: str = yaml.safe_dump(_plain(data), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _gene(gene: Gene) -> dict[str, Any]:
+    match gene:
+        case FloatGene() | IntGene():
+            written: dict[str, Any] = {"low": gene.low, "high": gene.high, "log": gene.log}
+        case ChoiceGene():
+            written = {"choices": list(gene.options)}
+        case SubsetGene():
+            written = {"subset": list(gene.options), "least": gene.least}
+        case SimplexGene():
+            written = {"simplex": list(gene.names), "floor": gene.floor}
+    if gene.when is not None:
+        written["when"] = {gene.when.path: list(gene.when.values)}
+    return written
+
+
+def _plain(value: Any) -> Any:
+    """Turn tuples into lists, which is all that YAML needs."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

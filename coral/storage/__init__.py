@@ -1,0 +1,30 @@
+"""Where a run is kept: its events, its checkpoints, its lock, and every path."""
+
+from __future__ import annotations
+
+from coral.storage.checkpoints import DirectoryCheckpointStore
+from coral.storage.lock import run_lock
+from coral.storage.paths import (
+    CachePaths,
+    RunPaths,
+    cache_root,
+    next_free,
+    write_bytes_durably,
+    write_json_durably,
+    write_text_durably,
+)
+from coral.storage.run_store import Entry, SqliteRunStore
+
+__all__ = [
+    "CachePaths",
+    "DirectoryCheckpointStore",
+    "Entry",
+    "RunPaths",
+    "SqliteRunStore",
+    "cache_root",
+    "next_free",
+    "run_lock",
+    "write_bytes_durably",
+    "write_json_durably",
+    "write_text_durably",
+]

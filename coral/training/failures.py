@@ -1,0 +1,32 @@
+"""From exceptions to failures: what went wrong with a trial, as a value."""
+
+from __future__ import annotations
+
+import traceback
+
+import torch
+
+from coral.errors import TaskError
+from coral.records import Failure, FailureKind
+from coral.training.loop import DivergedError
+
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+def failure_of(error: Exception) -> Failure:
+    """Return what ``error`` means for the trial that raised it."""
+    kind = _kind(error)
+    text = str(error).strip() or type(error).__name__
+    told = text if kind == "diverged" else f"{type(error).__name__}: {text.splitlines()[0]}"
+    trace = "" if kind == "diverged" else "".join(traceback.format_exception(error))
+    return Failure(kind=kind, message=told, traceback=trace)
+
+
+def _kind(error: Exception) -> FailureKind:
+    if isinstance(error, DivergedError):
+        return "diverged"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return "oom"
+    if isinstance(error, RuntimeError) and any(t in str(error).lower() for t in _OUT_OF_MEMORY):
+        return "oom"
+    return "plugin" if isinstance(error, TaskError) else "crashed"

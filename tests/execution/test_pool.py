@@ -1,0 +1,277 @@
+"""Real processes, real kills."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from coral.errors import ModelError, WorkersError
+from coral.execution import InlineExecutor, PoolExecutor
+from coral.ports import Progress
+from coral.records import Outcome
+from coral.testing.trainers import scripted_trainer
+from tests.execution.conftest import SCRIPTED, MakeJob, ReadJournal, is_running, wait_until
+
+MakePool = Callable[..., PoolExecutor]
+
+
+@pytest.fixture
+def make_pool() -> Iterator[MakePool]:
+    pools: list[PoolExecutor] = []
+
+    def make(payload: dict[str, Any] | None = None, **options: Any) -> PoolExecutor:
+        pools.append(PoolExecutor(SCRIPTED, payload or {}, **({"workers": 1} | options)))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
+
+
+def failure_kinds(outcomes: list[Outcome]) -> list[str | None]:
+    return [outcome.failure.kind if outcome.failure else None for outcome in outcomes]
+
+
+def test_results_do_not_depend_on_worker_count(make_job: MakeJob, make_pool: MakePool) -> None:
+    jobs = [make_job(trial, learning_rate=10 ** (-2 - trial / 4)) for trial in range(8)]
+    inline = InlineExecutor(scripted_trainer({}, "cpu", lambda progress: None))
+    expected = {outcome.key: outcome for outcome in inline.run(jobs)}
+    for workers in (1, 2, 4):
+        pool = make_pool(workers=workers)
+        assert {outcome.key: outcome for outcome in pool.run(jobs)} == expected
+        pool.close()
+
+
+def test_one_trials_failure_is_an_outcome_and_spares_the_others(
+    make_job: MakeJob, make_pool: MakePool, journal: Path, read_journal: ReadJournal
+) -> None:
+    pool = make_pool(
+        {
+            "journal": str(journal),
+            "trials": {
+                "0": {"die": 1},
+                "1": {"die": 9},
+                "2": {"hang": True},
+                "3": {"raise": "no such column"},
+                "4": {"oom_above": 5},
+                "5": {"diverge": True},
+            },
+        },
+        workers=2,
+        trial_timeout_seconds=1.0,
+    )
+    jobs = [make_job(trial) for trial in range(8)]
+    by_key = {outcome.key: outcome for outcome in pool.run(jobs)}
+    once, always, hung, raised, oom, diverged, *fine = outcomes = [by_key[job.key] for job in jobs]
+
+    assert failure_kinds(outcomes) == [
+        *(None, "crashed", "timeout", "plugin", None, "diverged", None, None)
+    ]
+    assert once.attempts == 2
+    assert once.metrics == fine[0].metrics
+    assert always.attempts == 3
+    assert always.failure is not None
+    assert "SIGKILL" in always.failure.message
+    assert hung.failure is not None
+    assert "trial_timeout_seconds = 1 " in hung.failure.message
+    assert raised.failure is not None
+    assert "raise RuntimeError(value)\nRuntimeError: no such column" in raised.failure.traceback
+    assert oom.attempts == 3
+    assert diverged.attempts == 1
+    assert sum(line["trial"] == 1 for line in read_journal()) == 3
+
+
+def test_a_worker_killed_from_outside_is_replaced_on_its_own_device(
+    make_job: MakeJob, make_pool: MakePool, journal: Path, read_journal: ReadJournal
+) -> None:
+    pool = make_pool(
+        {"journal": str(journal), "seconds": 0.8}, workers=2, devices=("cuda:0", "cuda:1")
+    )
+
+    def kill_the_first() -> None:
+        assert wait_until(lambda: len(read_journal()) >= 2, seconds=10)
+        os.kill(read_journal()[0]["pid"], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_the_first)
+    killer.start()
+    outcomes = list(pool.run([make_job(trial) for trial in range(4)]))
+    killer.join()
+
+    assert failure_kinds(outcomes) == [None] * 4
+    assert sorted(outcome.attempts for outcome in outcomes) == [1, 1, 1, 2]
+    lines = read_journal()
+    assert {line["device"] for line in lines[:2]} == {"cuda:0", "cuda:1"}
+    device_of = {line["pid"]: line["device"] for line in lines}
+    assert len(device_of) == 3
+    replaced = next(pid for pid in device_of if pid not in {line["pid"] for line in lines[:2]})
+    assert device_of[replaced] == lines[0]["device"]
+
+
+def test_a_worker_killed_between_jobs_costs_nothing(
+    make_job: MakeJob, make_pool: MakePool, journal: Path, read_journal: ReadJournal
+) -> None:
+    pool = make_pool({"journal": str(journal)})
+    list(pool.run([make_job(1)]))
+    os.kill(read_journal()[0]["pid"], signal.SIGKILL)
+    time.sleep(0.3)
+    (outcome,) = pool.run([make_job(2)])
+    assert outcome.failure is None
+    assert outcome.attempts == 1
+
+
+def test_a_worker_that_exits_with_status_0_is_noticed(
+    make_job: MakeJob, make_pool: MakePool
+) -> None:
+    pool = make_pool({"trials": {"1": {"exit": 0}}}, retries=0)
+    crashed, fine = pool.run([make_job(1), make_job(2)])
+    if crashed.failure is None:
+        crashed, fine = fine, crashed
+    assert crashed.failure is not None
+    assert crashed.failure.kind == "crashed"
+    assert "status 0" in crashed.failure.message
+    assert fine.failure is None
+
+
+def test_a_job_that_can_not_be_sent_to_a_worker_is_a_failure_too(
+    make_job: MakeJob, make_pool: MakePool
+) -> None:
+    (outcome,) = make_pool().run([make_job(1, seed=lambda: 1)])
+    assert outcome.failure is not None
+    assert outcome.failure.kind == "plugin"
+    assert "pickle" in outcome.failure.message
+
+
+def test_survey_score_and_export_happen_in_a_worker(
+    make_job: MakeJob, make_pool: MakePool, tmp_path: Path
+) -> None:
+    seen: list[Progress] = []
+    pool = make_pool(devices=("cuda:3",), on_progress=seen.append)
+    survey = pool.survey()
+    assert survey.device == "cuda:3"
+    assert {task.name for task in survey.tasks} == {"origin", "kind"}
+    finalist = make_job(4, stage=1, resume_from="champion")
+    (score,) = pool.score([finalist], seed=1)
+    assert score.trial == 4
+    pool.export(finalist, tmp_path / "champion", {"trial": 4})
+    assert (tmp_path / "champion" / "coral.json").read_text() == '{\n  "trial": 4\n}\n'
+
+    list(pool.run([make_job(5)]))
+    assert wait_until(lambda: len(seen) == 2, seconds=2)
+    assert [(progress.trial, progress.step) for progress in seen] == [(5, 1), (5, 5)]
+
+
+def test_a_trainer_that_can_not_be_built_says_why(make_job: MakeJob, make_pool: MakePool) -> None:
+    pool = make_pool({"refuse": "no model at ./nowhere"})
+    with pytest.raises(ModelError) as surveyed:
+        pool.survey()
+    assert str(surveyed.value) == "no model at ./nowhere"
+    with pytest.raises(ModelError, match="nowhere"):
+        next(pool.run([make_job(1)]))
+
+
+def test_workers_that_keep_dying_while_they_load_are_given_up(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    builds = tmp_path / "builds"
+    with pytest.raises(WorkersError, match="4 times in a row"):
+        make_pool({"kill_builds": str(builds)}).survey()
+    assert 4 <= len(builds.read_text()) <= 12
+
+
+def test_control_c_reaches_no_worker_and_closing_the_run_cancels_the_rest(
+    make_job: MakeJob, make_pool: MakePool, journal: Path, read_journal: ReadJournal
+) -> None:
+    pool = make_pool({"journal": str(journal), "trials": {"2": {"hang": True}}})
+    outcomes = pool.run(make_job(trial) for trial in range(1, 100))
+    next(outcomes)
+    assert wait_until(lambda: len(read_journal()) == 2, seconds=5)
+    pid = read_journal()[0]["pid"]
+    os.kill(pid, signal.SIGINT)
+    time.sleep(0.2)
+    assert is_running(pid)
+
+    outcomes.close()  # type: ignore[attr-defined]
+    assert wait_until(lambda: not is_running(pid), seconds=2)
+    (outcome,) = pool.run([make_job(200)])
+    assert outcome.failure is None
+    assert max(line["trial"] for line in read_journal() if line["trial"] != 200) <= 3
+
+
+def test_close_stops_busy_workers_at_once_and_leaves_no_children(
+    make_job: MakeJob, make_pool: MakePool, journal: Path, read_journal: ReadJournal
+) -> None:
+    script = {"1": {"hang": True}, "2": {"hang": True}}
+    pool = make_pool({"journal": str(journal), "trials": script}, workers=2)
+    outcomes = pool.run([make_job(1), make_job(2)])
+
+    def wait_for_ever() -> None:
+        with contextlib.suppress(WorkersError):
+            next(outcomes)
+
+    waiter = threading.Thread(target=wait_for_ever)
+    waiter.start()
+    assert wait_until(lambda: len(read_journal()) == 2, seconds=10)
+    began = time.monotonic()
+    pool.close()
+    pool.close()
+    assert time.monotonic() - began < 2
+    waiter.join(timeout=2)
+    assert not waiter.is_alive()
+    assert not multiprocessing.active_children()
+    assert not any(is_running(line["pid"]) for line in read_journal())
+    with pytest.raises(WorkersError, match="closed"):
+        pool.survey()
+
+
+ORPHANING_PARENT = """
+import sys
+from coral.execution import PoolExecutor
+from coral.fidelity.stages import DEFAULT_LADDER
+from coral.plan import TrainingPlan
+from coral.ports import TrainingJob
+
+payload = {"journal": sys.argv[1], "trials": {"0": {"hang": True}, "1": {"hang": True}}}
+pool = PoolExecutor("coral.testing.trainers:scripted_trainer", payload, workers=2)
+list(pool.run(
+    TrainingJob(
+        key=str(trial), trial=trial, plan=TrainingPlan(), stage=0, stages=DEFAULT_LADDER, seed=1
+    )
+    for trial in range(2)
+))
+"""
+
+
+def test_killing_the_parent_leaves_neither_workers_nor_files_behind(
+    journal: Path, read_journal: ReadJournal
+) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        parent = subprocess.Popen(
+            [sys.executable, "-c", ORPHANING_PARENT, str(journal)],
+            env={**os.environ, "TMPDIR": temporary},
+        )
+        try:
+            assert wait_until(lambda: len(read_journal()) == 2, seconds=15)
+            assert list(Path(temporary).glob("coral-*"))
+        finally:
+            parent.kill()
+            parent.wait()
+        pids = [line["pid"] for line in read_journal()]
+        assert wait_until(lambda: not any(map(is_running, pids)), seconds=2)
+        assert not list(Path(temporary).glob("coral-*"))
+
+
+def test_a_pool_without_workers_is_refused() -> None:
+    with pytest.raises(WorkersError, match="workers=0"):
+        PoolExecutor(SCRIPTED, {}, workers=0)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+
+from coral.errors import PlanError
+from coral.plan import (
+    TrainingPlan,
+    as_canonical_json,
+    digest_of,
+    plan_paths,
+    value_at,
+    with_values,
+)
+
+IN_ANOTHER_PROCESS = """
+from coral.plan import TrainingPlan, digest_of, with_values
+plan = with_values(TrainingPlan(), {"tasks.weights": {"b": 0.75, "a": 0.25}, "adapter.rank": 3})
+print(digest_of(plan))
+"""
+
+
+def test_every_path_names_a_field_that_can_be_read() -> None:
+    plan = TrainingPlan()
+    assert {"schedule.learning_rate", "adapter.rank", "tasks.weights", "curriculum.kind"} <= set(
+        plan_paths()
+    )
+    for path, field in plan_paths().items():
+        assert path.endswith(f".{field.name}")
+        value_at(plan, path)
+
+
+def test_with_values_replaces_the_named_fields_and_leaves_the_rest() -> None:
+    plan = TrainingPlan()
+    values = {"schedule.learning_rate": 3e-3, "schedule.batch_size": 8, "adapter.rank": 4}
+    changed = with_values(plan, values)
+    for path in plan_paths():
+        assert value_at(changed, path) == values.get(path, value_at(plan, path))
+    assert plan == TrainingPlan()
+
+
+def test_with_no_values_the_plan_stays_what_it_is() -> None:
+    assert with_values(TrainingPlan(), {}) == TrainingPlan()
+
+
+@pytest.mark.parametrize("path", ["schedule.lr", "schedule", "rank", "adapter.rank.deep", ""])
+def test_a_path_that_no_plan_has_is_refused(path: str) -> None:
+    with pytest.raises(PlanError, match=f"a plan has no field '{path}'"):
+        with_values(TrainingPlan(), {path: 1})
+
+
+def test_with_values_meets_the_same_checks_as_the_record() -> None:
+    with pytest.raises(PlanError, match="rank must be > 0, got 0"):
+        with_values(TrainingPlan(), {"adapter.rank": 0})
+
+
+def test_equal_plans_have_equal_digests_whatever_the_order_of_their_weights() -> None:
+    one = with_values(TrainingPlan(), {"tasks.weights": {"a": 0.25, "b": 0.75}})
+    two = with_values(TrainingPlan(), {"tasks.weights": {"b": 0.75, "a": 0.25}})
+    assert digest_of(one) == digest_of(two)
+
+
+def test_every_field_that_differs_changes_the_digest() -> None:
+    other = {
+        "adapter.rank": 3,
+        "schedule.learning_rate": 0.5,
+        "curriculum.kind": "progressive",
+        "tasks.weights": {"a": 1.0},
+        "encoding.pooling": "cls",
+    }
+    digests = {digest_of(with_values(TrainingPlan(), {path: v})) for path, v in other.items()}
+    assert len(digests | {digest_of(TrainingPlan())}) == len(other) + 1
+
+
+def test_a_digest_is_the_same_in_another_process_with_another_hash_seed() -> None:
+    plan = with_values(TrainingPlan(), {"adapter.rank": 3, "tasks.weights": {"a": 0.25, "b": 0.75}})
+    for hash_seed in ("1", "2"):
+        told = subprocess.run(
+            [sys.executable, "-c", IN_ANOTHER_PROCESS],
+            env={
+                **os.environ,
+                "PYTHONHASHSEED": hash_seed,
+                "PYTHONPATH": os.pathsep.join(sys.path),
+            },
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert told.stdout.strip() == digest_of(plan)
+
+
+def test_canonical_json_has_sorted_keys_and_no_spaces() -> None:
+    assert as_canonical_json({"b": [1, 2.5], "a": {"d": True, "c": "x"}}) == (
+        '{"a":{"c":"x","d":true},"b":[1,2.5]}'
+    )
+    assert json.loads(as_canonical_json(TrainingPlan()))["adapter"]["rank"] == 16
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_value_without_a_canonical_form_is_refused(value: float) -> None:
+    with pytest.raises(ValueError, match="Out of range"):
+        as_canonical_json({"loss": value})

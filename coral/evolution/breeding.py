@@ -28,8 +28,8 @@ def breed(state: EvolutionState, spec: RunSpec) -> tuple[Candidate, ...]:
     proposals = _first_proposals(spec) if state.generation == 0 else _children(state, spec)
     taken = set(state.digests)
     candidates: list[Candidate] = []
-    for index, (genome, lineage) in enumerate(proposals):
-        unique = _redrawn(index, genome, lineage, taken, state, spec)
+    for index, proposal in enumerate(proposals):
+        unique = _redrawn(index, *proposal, taken, state, spec)
         if unique is None:
             continue
         genome, lineage, digest = unique

@@ -1,7 +1,7 @@
 """The DEAP toolbox: the only module that imports DEAP.
 
-DEAP's selectors draw from the global ``random`` and ``numpy.random``; they run in a scope that seeds
-both from the run's own streams and restores them.
+DEAP's selectors draw from the global ``random`` and ``numpy.random``; they run in a scope that
+seeds both from the run's own streams and restores them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Multi-fidelity: the ladder of stages, proxies, prune rules, the judge, the ledger and the audit."""
+"""Multi-fidelity: the ladder of stages, proxies, prune rules, judge, ledger and audit."""
 
 from coral.fidelity.audit import RuleAudit, StageTrust, audit_rules, kendall_tau, stage_trust
 from coral.fidelity.judge import NOT_PROMOTED, Contender, Decision, judge
@@ -38,5 +38,6 @@ __all__ = [
     "ladder_share",
     "ladder_steps",
     "loss_slope",
+    "stage_trust",
     "survivor_count",
 ]

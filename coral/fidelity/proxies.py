@@ -13,7 +13,7 @@ SMOOTHING_SPAN = 5
 
 
 def gradient_norm(norms: Sequence[float]) -> float:
-    """Return the median of the last steps' gradient norms before clipping; NaN if there are none."""
+    """Return the median gradient norm before clipping over the last steps; NaN if none."""
     return float(np.median(norms[-LAST_STEPS:])) if len(norms) else math.nan
 
 
@@ -21,13 +21,16 @@ def loss_slope(losses: Sequence[float]) -> float:
     """Return the trend of the loss: relative to the initial loss, per 100 steps.
 
     A least-squares line through the loss, smoothed by a centred moving average. Negative is
-    learning. NaN with fewer than three steps.
+    learning. NaN with fewer steps than the average spans.
     """
-    if len(losses) < 3:
+    if len(losses) < SMOOTHING_SPAN:
         return math.nan
-    smooth = _moving_average(np.asarray(losses, dtype=np.float64), SMOOTHING_SPAN)
+    loss = np.asarray(losses, dtype=np.float64)
+    if not np.all(np.isfinite(loss)):
+        return math.nan
+    smooth = _moving_average(loss, SMOOTHING_SPAN)
     initial = float(smooth[0])
-    if not np.all(np.isfinite(smooth)) or initial <= 0:
+    if initial <= 0:
         return math.nan
     steps = np.arange(len(smooth), dtype=np.float64)
     centred = steps - steps.mean()

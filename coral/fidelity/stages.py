@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated
 
 from annotated_types import Gt, Le
@@ -58,7 +59,7 @@ def check_ladder(stages: Sequence[Stage]) -> None:
     names = [stage.name for stage in stages]
     if len(set(names)) != len(names):
         raise PlanError(f"stage names must differ, got {', '.join(names)}")
-    for earlier, later in zip(stages, stages[1:], strict=False):
+    for earlier, later in pairwise(stages):
         if later.epoch_budget <= earlier.epoch_budget:
             raise PlanError(
                 f"epoch_budget is cumulative and must grow from stage to stage, got"
@@ -67,7 +68,8 @@ def check_ladder(stages: Sequence[Stage]) -> None:
         if later.data_percentage < earlier.data_percentage:
             raise PlanError(
                 f"data_percentage must not shrink from stage to stage, got"
-                f" {earlier.name}={earlier.data_percentage:g}, {later.name}={later.data_percentage:g}"
+                f" {earlier.name}={earlier.data_percentage:g},"
+                f" {later.name}={later.data_percentage:g}"
             )
 
 

@@ -272,7 +272,7 @@ def flag(path: str, *, when: Condition | None = None) -> ChoiceGene:
 
 
 def nearest(gene: Gene, value: GeneValue) -> GeneValue:
-    """Return the value that ``gene`` allows closest to ``value``; its first option if none is close."""
+    """Return the allowed value closest to ``value``; the first option if none is close."""
     match gene:
         case FloatGene():
             return float(min(gene.high, max(gene.low, _number(gene.path, value))))

@@ -1,4 +1,4 @@
-"""What one training run is: frozen records, one file a part, with the pure functions that define them."""
+"""What one training run is: frozen records, one file a part, and the functions that define them."""
 
 from coral.plan.adapter import AdapterPlan, adapted_modules, layer_indices, scaling_of
 from coral.plan.curriculum import CurriculumPlan, difficulty_limit

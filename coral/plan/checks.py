@@ -1,4 +1,4 @@
-"""Field invariants, declared once as ``annotated_types`` metadata and checked wherever a record is made.
+"""Field invariants, declared once as ``annotated_types`` metadata and checked in every record.
 
 pydantic reads the same metadata, so YAML, code and mutation meet the same check.
 """

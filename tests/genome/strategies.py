@@ -17,6 +17,7 @@ from coral.genome import (
     SubsetGene,
     flag,
 )
+from coral.records import GeneValue
 
 NAMES = ("query", "key", "value", "dense", "gate")
 
@@ -39,9 +40,12 @@ def int_genes(draw: st.DrawFn) -> IntGene:
     return IntGene(path="adapter.rank", low=low, high=low + draw(st.integers(1, 300)), log=log)
 
 
-choice_genes = st.lists(
-    st.sampled_from(["linear", "cosine", "constant", 1, 2.5, False]), min_size=2, unique=True
-).map(lambda options: ChoiceGene(path="schedule.scheduler", options=tuple(options)))
+schedulers: st.SearchStrategy[GeneValue] = st.sampled_from(
+    ["linear", "cosine", "constant", 1, 2.5, False]
+)
+choice_genes = st.lists(schedulers, min_size=2, unique=True).map(
+    lambda options: ChoiceGene(path="schedule.scheduler", options=tuple(options))
+)
 
 
 @st.composite

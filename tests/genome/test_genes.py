@@ -245,7 +245,7 @@ def test_a_subset_of_fewer_than_two_names_is_refused(options: tuple[str, ...]) -
 
 @pytest.mark.parametrize("least", [0, 2, 3])
 def test_a_subset_that_leaves_no_freedom_is_refused(least: int) -> None:
-    with pytest.raises(GenomeError, match=re.escape(f"least must lie in [1, 1] for 2 names, got")):
+    with pytest.raises(GenomeError, match=re.escape("least must lie in [1, 1] for 2 names, got")):
         SubsetGene(path="adapter.target_modules", options=("query", "value"), least=least)
 
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -82,12 +83,14 @@ def test_a_condition_may_hang_on_a_fixed_field() -> None:
 def test_a_digest_does_not_depend_on_the_order_of_the_genes() -> None:
     genome = SPACE.decode(np.full(SPACE.dimensions, 0.3))
     backwards = replace(SPACE, genes=SPACE.genes[::-1])
-    assert backwards.digest(dict(reversed(genome.items()))) == SPACE.digest(genome)
+    assert backwards.digest(
+        {path: genome[path] for path in reversed(list(genome))}
+    ) == SPACE.digest(genome)
 
 
 def test_a_digest_is_the_same_in_another_process_with_another_hash_seed() -> None:
     here = SPACE.digest(SPACE.decode(np.linspace(0.1, 0.9, SPACE.dimensions)))
-    root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))
+    root = str(Path(__file__).parents[2])
     told = subprocess.run(
         [sys.executable, "-c", IN_ANOTHER_PROCESS],
         env={

@@ -26,10 +26,17 @@ def work_key(candidate: Candidate, stage: int, spec: RunSpec, survey: Survey) ->
         {
             "plan": digest_of(spec.plan_of(candidate)),
             "ladder": [
-                [rung.epoch_budget, rung.data_percentage, rung.evaluation_percentage]
+                [
+                    float(value)
+                    for value in (
+                        rung.epoch_budget,
+                        rung.data_percentage,
+                        rung.evaluation_percentage,
+                    )
+                ]
                 for rung in spec.training_stages[: stage + 1]
             ],
-            "horizon": spec.training_stages[-1].epoch_budget,
+            "horizon": float(spec.training_stages[-1].epoch_budget),
             "seed": spec.seed,
             "data": survey.data_digest,
             "model": survey.model_digest,

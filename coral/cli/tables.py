@@ -60,40 +60,42 @@ def print_run(facts: Facts, console: Console) -> None:
     if facts["champion"] is None:
         console.print("No trial has finished yet." if facts["status"] == "running" else "No champion.")
         return
-    console.print(_scores(facts), _comparison(facts), "", _front(facts), "", _summary(facts))
+    console.print(_scores(facts))
+    console.print(_comparison(facts), "", _front(facts), "", _summary(facts), sep="\n")
     if facts["status"] == "finished":
         console.print(f"champion  {facts['champion']['path']}", soft_wrap=True)
     elif facts["status"] == "interrupted":
         console.print(f"next: coral resume {facts['run']}", soft_wrap=True)
 
 
+SHOWN_METRICS = ("auroc", "accuracy", "macro_f1", "log_loss")
+
+
 def _scores(facts: Facts) -> Table:
+    """Champion and default recipe side by side, a row a metric."""
     table = Table(box=None, pad_edge=False, header_style="bold")
+    rows = [("champion", facts["champion"]), ("default recipe", facts["baseline"])]
+    rows = [(name, row) for name, row in rows if row is not None]
+    splits = ("validation", "test") if facts["champion"]["metrics"]["test"] else ("validation",)
     table.add_column("")
+    for name, row in rows:
+        for split in splits:
+            table.add_column(f"{name}\n{split}", justify="right")
+    validation = facts["champion"]["metrics"]["validation"]
     primary = facts["objectives"][0]["metric"]
-    champion, baseline = facts["champion"], facts["baseline"]
-    metrics = [m for m in ("auroc", "accuracy", "macro_f1", "log_loss") if m in champion["metrics"]["validation"]]
-    metrics = metrics if primary in metrics else [primary, *metrics]
-    for split in ("validation", "test"):
-        for metric in metrics:
-            table.add_column(f"{split}\n{metric}", justify="right")
-    for column in ("parameters", "steps", "stage"):
-        table.add_column(f"\n{column}", justify="right")
-    for name, row in (("champion", champion), ("default recipe", baseline)):
-        if row is None:
-            continue
+    for metric in dict.fromkeys((primary, *(m for m in SHOWN_METRICS if m in validation))):
         cells = [
-            number((row["metrics"][split] or {}).get(metric))
-            for split in ("validation", "test")
-            for metric in metrics
+            number((row["metrics"][split] or {}).get(metric)) for _, row in rows for split in splits
         ]
-        table.add_row(
-            f"{name} (trial {row['trial']})",
-            *cells,
-            f"{row['trainable_parameters']:,}",
-            f"{row['cumulative_steps']:,}",
-            row["stage"],
-        )
+        table.add_row(metric, *cells)
+    for label, text in (
+        ("trial", lambda row: str(row["trial"])),
+        ("parameters", lambda row: f"{row['trainable_parameters']:,}"),
+        ("optimizer steps", lambda row: f"{row['cumulative_steps']:,}"),
+        ("stage", lambda row: row["stage"]),
+    ):
+        blanks = [""] * (len(splits) - 1)
+        table.add_row(label, *(cell for _, row in rows for cell in (text(row), *blanks)))
     return table
 
 
@@ -108,24 +110,22 @@ def _comparison(facts: Facts) -> Text:
     return Text("champion minus default on test, 95 % paired bootstrap: " + "; ".join(parts))
 
 
-def _front(facts: Facts) -> Table:
-    table = Table(title="Pareto front", title_justify="left", box=None, header_style="bold", pad_edge=False)
+def _front(facts: Facts) -> Group:
+    """The front, one line of objectives and one of genes a member."""
     objectives = [objective["metric"] for objective in facts["objectives"]]
-    table.add_column("trial", justify="right")
-    for metric in objectives:
-        table.add_column(metric, justify="right")
-    table.add_column("from")
-    table.add_column("genome")
+    lines = [Text("Pareto front", style="bold")]
     for row in facts["pareto"]:
         validation = row["metrics"]["validation"]
-        parents = ", ".join(str(parent) for parent in row["parents"])
-        table.add_row(
-            str(row["trial"]),
-            *(f"{validation[metric]:.5g}" for metric in objectives),
-            row["operator"] + (f" of {parents}" if parents else ""),
-            "  ".join(f"{k.partition('.')[2]}={value_text(v)}" for k, v in row["genome"].items()),
-        )
-    return table
+        parents = " and ".join(str(parent) for parent in row["parents"])
+        scores = "  ".join(f"{metric} {_objective(validation[metric])}" for metric in objectives)
+        origin = row["operator"] + (f" of {parents}" if parents else "")
+        genes = "  ".join(f"{k.partition('.')[2]}={value_text(v)}" for k, v in row["genome"].items())
+        lines += [Text(f"trial {row['trial']:>3}  {scores}  {origin}"), Text(f"  {genes}", "dim")]
+    return Group(*lines)
+
+
+def _objective(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}"
 
 
 def _summary(facts: Facts) -> Group:

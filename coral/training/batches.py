@@ -61,7 +61,7 @@ def build_index(
         task=np.concatenate([np.full(len(labels[name]), i) for i, name in enumerate(tasks)]),
         length=np.concatenate([lengths[name] for name in tasks]),
         difficulty=np.concatenate([_difficulty(lengths[name]) for name in tasks]),
-        priority=np.concatenate([stratified_priority(labels[name], seed, name) for name in tasks]),
+        priority=np.concatenate([_priority(labels[name], seed, name) for name in tasks]),
     )
 
 
@@ -72,7 +72,7 @@ def _difficulty(lengths: Indices) -> NDArray[np.float64]:
     return rank
 
 
-def stratified_priority(labels: Indices, seed: int, task: str) -> NDArray[np.float64]:
+def _priority(labels: Indices, seed: int, task: str) -> NDArray[np.float64]:
     """Return priorities whose lowest share holds about that share of every class."""
     rng = stream(seed, "fraction", task)
     priority = np.empty(len(labels))

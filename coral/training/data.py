@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from coral.ports import Examples, Task, TaskData
-from coral.training.batches import Indices, TrainIndex, build_index, stratified_priority
+from coral.training.batches import Indices, TrainIndex, build_index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,11 +133,14 @@ def build_evaluation_set(
     )
 
 
-def stratified_part(split: Examples, percentage: float, seed: int, task: str) -> Examples:
-    """Return a share of a split with about its share of every class; nested between shares."""
+def evaluation_part(split: Examples, percentage: float) -> Examples:
+    """Return a share of a split, nested between shares.
+
+    The choice depends on the texts alone, so that tasks that share texts share the part as well.
+    """
     count = max(1, int(np.ceil(len(split) * percentage / 100 - 1e-9)))
-    order = np.argsort(stratified_priority(split.labels, seed, f"{task} evaluation"), kind="stable")
-    chosen = np.sort(order[:count])
+    order = sorted(range(len(split)), key=lambda i: hashlib.sha256(split.texts[i].encode()).digest())
+    chosen = sorted(order[:count])
     return Examples(texts=tuple(split.texts[i] for i in chosen), labels=split.labels[chosen])
 
 

@@ -67,6 +67,23 @@ class MultiTaskEncoder(nn.Module):
             {k.removeprefix("head."): v for k, v in tensors.items() if k[0] == "h"}
         )
 
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """Fold the adapter into the base for the length of the scope, which makes evaluation cheaper.
+
+        The base's own tensors are put back afterwards, so it stays exact to the bit.
+        """
+        layers = [m for m in self.adapter.modules() if isinstance(m, LoraLayer)]
+        originals = [layer.get_base_layer().weight.data for layer in layers]
+        try:
+            for layer in layers:
+                layer.merge(safe_merge=True)
+            yield
+        finally:
+            for layer, original in zip(layers, originals, strict=True):
+                layer.get_base_layer().weight.data = original
+                layer.merged_adapters.clear()
+
     def train_adapter(self, mode: bool) -> None:
         """Switch dropout of the adapter alone: the base always stays in evaluation mode."""
         for module in self.adapter.modules():

@@ -32,7 +32,7 @@ def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Pro
     order = np.argsort(texts.lengths, kind="stable")
     sorted_lengths = texts.lengths[order]
     vectors: list[torch.Tensor] = []
-    with torch.inference_mode():
+    with torch.inference_mode(), encoder.merged():
         start = 0
         while start < len(order):
             rows = order[start : start + _batch_size(sorted_lengths, start)]

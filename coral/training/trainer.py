@@ -37,7 +37,7 @@ from coral.training.data import (
     build_evaluation_set,
     build_train_set,
     data_digest,
-    stratified_part,
+    evaluation_part,
 )
 from coral.training.encoder import MultiTaskEncoder, adapted
 from coral.training.evaluation import (
@@ -91,7 +91,7 @@ class LoraTrainer:
         self._checkpoints = checkpoints
         self._report = report
         self._train_sets: dict[tuple[int, int], TrainSet] = {}
-        self._splits: dict[tuple[str, int, float, int], EvaluationSet] = {}
+        self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
 
     def survey(self) -> Survey:
         """Return what the model and the data turned out to be."""
@@ -170,12 +170,8 @@ class LoraTrainer:
         with self._trained(job) as trained:
             log = trained.log or StageLog()
             started = time.perf_counter()
-            examples = self._split(
-                "validation",
-                job.plan.encoding.sequence_len,
-                job.stages[job.stage].evaluation_percentage,
-                job.seed,
-            )
+            share = job.stages[job.stage].evaluation_percentage
+            examples = self._split("validation", job.plan.encoding.sequence_len, share)
             metrics = self._metrics(predict(trained.encoder, examples), examples.labels)
             evaluation_seconds = time.perf_counter() - started
             address = self._checkpoints.put(trained.content) if trained.content else job.resume_from
@@ -293,14 +289,13 @@ class LoraTrainer:
             self._train_sets[key] = build_train_set(self._tasks, self._base.tokenizer, *key)
         return self._train_sets[key]
 
-    def _split(
-        self, split: str, sequence_len: int, percentage: float = 100, seed: int = 0
-    ) -> EvaluationSet:
-        key = (split, sequence_len, percentage, seed)
+    def _split(self, split: str, sequence_len: int, percentage: float = 100) -> EvaluationSet:
+        key = (split, sequence_len, percentage)
         if key not in self._splits:
-            parts = {name: getattr(t.data, split) for name, t in self._tasks.items()}
-            if percentage < 100:
-                parts = {n: stratified_part(p, percentage, seed, n) for n, p in parts.items()}
+            parts = {
+                name: evaluation_part(getattr(loaded.data, split), percentage)
+                for name, loaded in self._tasks.items()
+            }
             self._splits[key] = build_evaluation_set(parts, self._base.tokenizer, sequence_len)
         return self._splits[key]
 

@@ -103,7 +103,7 @@ def trial_facts(trial: Trial, spec: RunSpec, score: TestScore | None) -> Facts:
         "operator": trial.candidate.lineage.operator,
         "parents": list(trial.candidate.lineage.parents),
         "changed": list(trial.candidate.lineage.changed),
-        "genome": _plain(trial.candidate.genome),
+        "genome": _plain(spec.space.active(trial.candidate.genome)),
         "status": trial.verdict.status,
         "audited": trial.verdict.audited,
         "stage": spec.training_stages[last.stage].name,

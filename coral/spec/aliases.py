@@ -1,4 +1,4 @@
-"""Names that people who fine-tune already use: Axolotl's, and the spellings of HF and LLaMA-Factory."""
+"""Names that people who fine-tune already use: those of Axolotl, HF and LLaMA-Factory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PLAN_ALIASES = {
     "scaling": "adapter.scaling",
     "layers": "adapter.layers",
 }
-"""Alias to the plan's dotted path: accepted at the top level, in ``training`` and in ``search_space``."""
+"""Alias to the plan's dotted path: accepted at the top level, in ``training``, ``search_space``."""
 
 ALPHA_NAMES = ("lora_alpha", "alpha")
 """Raw alpha becomes effective scaling, which depends on the rank."""
@@ -44,6 +44,7 @@ ACCUMULATION = "gradient_accumulation_steps"
 EPOCH_NAMES = ("num_epochs", "num_train_epochs")
 BASE_MODEL_NAMES = ("base_model", "model_name_or_path")
 TARGET_LINEAR = "lora_target_linear"
+LLAMA_FACTORY_TARGET = "lora_target"
 
 TRAINING_SHORTHANDS = (*PLAN_ALIASES, *ALPHA_NAMES, *BATCH_NAMES, ACCUMULATION, TARGET_LINEAR)
 """Everything that may stand in ``training`` or at the top level besides the plan's own parts."""

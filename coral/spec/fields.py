@@ -9,15 +9,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from coral.errors import Fault, PlanError
-from coral.spec.document import Document, KeyPath
+from coral.spec.document import Document, KeyPath, shown
 
 Record = TypeVar("Record")
-_EXPONENT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
 
 class Reader:
@@ -35,11 +34,14 @@ class Reader:
         """Note a fault of the key at ``path``."""
         self.faults.append(self.document.fault(path, rule, remedy))
 
-    def unknown(self, path: KeyPath, known: Iterable[str]) -> None:
-        """Note a key that does not exist."""
-        names = sorted(known)
-        close = difflib.get_close_matches(str(path[-1]), names, n=1, cutoff=0.6)
-        remedy = f"Did you mean {close[0]!r}?" if close else f"Known keys: {', '.join(names)}."
+    def unknown(self, path: KeyPath, known: Iterable[str], listed: Iterable[str] = ()) -> None:
+        """Note a key that does not exist.
+
+        Args:
+            known: the keys that do.
+            listed: those to list where none is alike; empty for all.
+        """
+        remedy = suggestion(str(path[-1]), tuple(known), "Known keys", tuple(listed))
         self.fault(path, "unknown key", remedy)
 
     def mapping(self, value: Any, path: KeyPath) -> dict[str, Any]:
@@ -61,23 +63,25 @@ class Reader:
     def field(self, record: type, name: str, value: Any, path: KeyPath) -> tuple[bool, Any]:
         """Check a value against a record's field. Returns whether it fits, and the value."""
         try:
-            return True, _adapter(record, name).validate_json(_as_json(value), strict=True)
+            if isinstance(value, int | float) and not math.isfinite(value):
+                raise OverflowError
+            return True, _adapter(record, name).validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
-            first = error.errors()[0]
-            rule = first["msg"].replace("Input should be", "must be")
-            if len(error.errors()) > 1 and not rule.startswith("must be 'auto'"):
-                rules = dict.fromkeys(
-                    e["msg"].replace("Input should be", "").strip() for e in error.errors()
-                )
-                rule = f"must be {' or '.join(rules)}"
-            rule = rule if rule.startswith("must") else f"must hold: {rule}"
-            self.fault(path, f"{rule}, got {shown(value)}", _remedy(record, name))
+            inside, rule, got = _reason(error, value)
+            self.fault((*path, *inside), f"{rule}, got {shown(got)}", _remedy(record, name, got))
+        except OverflowError:
+            self.fault(path, f"must be finite, got {shown(value)}", _remedy(record, name, value))
         except TypeError:
-            self.fault(path, f"must be a plain value, got {shown(value)}", _remedy(record, name))
+            rule = f"must be a text, number, list or mapping, got {shown(value)}"
+            self.fault(path, rule, _remedy(record, name, value))
         return False, None
 
     def record(
-        self, record: type[Record], value: Any, path: KeyPath, given: Mapping[str, Any] | None = None
+        self,
+        record: type[Record],
+        value: Any,
+        path: KeyPath,
+        given: Mapping[str, Any] | None = None,
     ) -> Record | None:
         """Read a record from a mapping; None if it has faults.
 
@@ -86,37 +90,69 @@ class Reader:
         """
         values = dict(given or {})
         before = len(self.faults)
+        block = self.mapping(value, path)
+        if len(self.faults) > before:
+            return None
         fields = {field.name: field for field in dataclasses.fields(record)}  # type: ignore[arg-type]
-        for name, item in self.mapping(value, path).items():
+        for name, item in block.items():
             if name not in fields:
                 self.unknown((*path, name), fields)
             elif name not in values:
                 fits, checked = self.field(record, name, item, (*path, name))
                 if fits:
                     values[name] = checked
-        for name, field in fields.items():
-            missing = field.default is field.default_factory is dataclasses.MISSING
-            if missing and name not in values and not _is_given(value, name):
-                self.fault((*path, name), "must be given", "Add the key.")
-        if len(self.faults) > before:
+        required = [name for name, field in fields.items() if _is_required(field)]
+        for name in required:
+            if name not in values and name not in block:
+                self.fault((*path, name), "must be given", f"Add `{name}: ...` here.")
+        if any(name not in values for name in required):
             return None
-        return self.construct(record, values, path)
+        built = self.construct(record, values, path)
+        return built if len(self.faults) == before else None
 
     def construct(
-        self, record: type[Record], values: Mapping[str, Any], path: KeyPath
+        self,
+        record: type[Record],
+        values: Mapping[str, Any],
+        path: KeyPath,
+        written: Mapping[str, KeyPath] | None = None,
     ) -> Record | None:
-        """Build a record; an invariant that breaks becomes a fault of the field that it names."""
-        try:
-            return record(**values)
-        except PlanError as error:
-            word = re.split(r"[ .]", str(error), maxsplit=1)[0]
-            named = (*path, word) if word in values else path
-            self.fault(named, str(error), "Correct the value.")
-            return None
+        """Build a record; each invariant that breaks becomes a fault of the field that it names.
+
+        Args:
+            written: where a field was written, if not at ``path``.
+        """
+        kept = dict(values)
+        while True:
+            try:
+                built = record(**kept)
+            except PlanError as error:
+                name, rule = named_rule(error)
+                field = {f.name: f for f in dataclasses.fields(record)}.get(name)  # type: ignore[arg-type]
+                if field is None or name not in kept or _is_required(field):
+                    self.fault(path, str(error), "Correct the value.")
+                    return None
+                where = (written or {}).get(name, (*path, name))
+                self.fault(where, rule, _remedy(record, name, kept[name]))
+                del kept[name]  # the next round finds the next fault
+            else:
+                return built if len(kept) == len(values) else None
 
 
-def _is_given(value: Any, name: str) -> bool:
-    return isinstance(value, dict) and name in value
+def named_rule(error: Exception) -> tuple[str, str]:
+    """Split ``rank must be > 0, got 0`` into the field and the rule without it."""
+    name = re.split(r"[ .]", str(error), maxsplit=1)[0]
+    return name, str(error).removeprefix(f"{name} ")
+
+
+def suggestion(word: str, known: tuple[str, ...], title: str, listed: tuple[str, ...] = ()) -> str:
+    """Return a remedy for a misspelt name: the one that is most alike, or all of them."""
+    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}?" if close else f"{title}: {', '.join(listed or known)}."
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
 
 
 @cache
@@ -124,30 +160,66 @@ def _adapter(record: type, name: str) -> TypeAdapter[Any]:
     return TypeAdapter(get_type_hints(record, include_extras=True)[name])
 
 
-def _as_json(value: Any) -> str:
-    return json.dumps(value)
+def _reason(error: ValidationError, value: Any) -> tuple[KeyPath, str, Any]:
+    """Return where inside of ``value`` it is wrong, the rule, and the value there."""
+    reasons: dict[KeyPath, list[str]] = {}
+    for detail in error.errors(include_url=False):
+        inside, _ = _innermost(detail["loc"], value)
+        reasons.setdefault(inside, []).append(_rule(detail["type"], detail.get("ctx", {})))
+    deepest = max(reasons, key=len)
+    rule = f"must be {' or '.join(dict.fromkeys(reasons[deepest]))}"
+    return deepest, rule, _innermost(deepest, value)[1]
 
 
-def _remedy(record: type, name: str) -> str:
+def _innermost(loc: tuple[int | str, ...], value: Any) -> tuple[KeyPath, Any]:
+    """Follow those parts of a pydantic location that are keys of the value; others name types."""
+    path: KeyPath = ()
+    for part in loc:
+        inside = isinstance(value, list) and isinstance(part, int)
+        if inside or (isinstance(value, dict) and part in value):
+            path, value = (*path, part), value[part]
+    return path, value
+
+
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "a text",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "a mapping",
+    "mapping": "a mapping",
+    "none": "null",
+}
+_SIGNS = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
+_LIMITS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+
+
+def _rule(kind: str, context: Mapping[str, Any]) -> str:
+    if kind in _SIGNS:
+        return f"{_SIGNS[kind]} {context[_LIMITS[kind]]:g}"
+    if kind == "literal_error":
+        return str(context["expected"])
+    return _TYPES.get(kind.partition("_")[0], kind.replace("_", " "))
+
+
+def _remedy(record: type, name: str, got: Any) -> str:
     field = {f.name: f for f in dataclasses.fields(record)}[name]
-    if field.default is dataclasses.MISSING:
+    if isinstance(got, str):
+        options = _options(get_type_hints(record)[name])
+        close = difflib.get_close_matches(got, options, n=1, cutoff=0.6)
+        if close:
+            return f"Did you mean {close[0]!r}?"
+    if _is_required(field):
         return "Correct the value."
+    if field.default in (None, "", dataclasses.MISSING):
+        return "Correct the value, or leave the key out."
     return f"Correct the value; the default is {shown(field.default)}."
 
 
-def shown(value: Any) -> str:
-    """Return a value as YAML flow text, shortened."""
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def with_numbers(value: Any) -> Any:
-    """Turn texts such as ``2e-4`` into numbers: YAML 1.1 wants a dot that people leave out."""
-    if isinstance(value, str) and _EXPONENT.fullmatch(value):
-        number = float(value)
-        return number if math.isfinite(number) else value
-    if isinstance(value, dict):
-        return {key: with_numbers(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [with_numbers(item) for item in value]
-    return value
+def _options(hint: Any) -> list[str]:
+    """Return the texts that a type hint allows by name."""
+    if get_origin(hint) is Literal:
+        return [option for option in get_args(hint) if isinstance(option, str)]
+    return [option for arg in get_args(hint) for option in _options(arg)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import types
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -19,14 +21,23 @@ from coral.genome import (
     extremes,
     flag,
 )
-from coral.plan import TrainingPlan, plan_paths, with_values
+from coral.plan import TrainingPlan, plan_paths, value_at, with_values
 from coral.records import GeneValue
 from coral.spec.aliases import ALPHA_NAMES, BATCH_NAMES, PLAN_ALIASES
-from coral.spec.document import KeyPath
-from coral.spec.fields import Reader, shown
-from coral.spec.training import PARTS, canonical
+from coral.spec.document import KeyPath, shown
+from coral.spec.fields import Reader, named_rule
+from coral.spec.training import PARTS, canonical, entries_of
 
-KEYS = ("low", "high", "log", "choices", "subset", "least", "simplex", "floor", "when")
+FORMS: Mapping[str, tuple[str, ...]] = {
+    "choices": ("choices",),
+    "subset": ("subset", "least"),
+    "simplex": ("simplex", "floor"),
+    "range": ("low", "high", "log"),
+}
+"""The forms a gene is written in, with their keys."""
+KEYS = (*(key for keys in FORMS.values() for key in keys), "when")
+FLAG, SIMPLEX = "flag", "simplex"
+"""A gene that says no more than its kind."""
 
 DEFAULT_SPACE: Mapping[str, Any] = {
     "adapter.rank": {"low": 2, "high": 32, "log": True},
@@ -43,175 +54,292 @@ DEFAULT_SPACE: Mapping[str, Any] = {
 
 
 def read_search_space(
-    reader: Reader, plan: TrainingPlan, tasks: Sequence[str]
+    reader: Reader, plan: TrainingPlan, tasks: Sequence[str] | None
 ) -> SearchSpace | None:
-    """Read the genes over ``plan``; None if they have faults."""
+    """Read the genes over ``plan``; None if they have faults.
+
+    Args:
+        tasks: names of the run's tasks; None if they have faults.
+    """
     before = len(reader.faults)
     block = reader.document.data.get("search_space")
-    written = DEFAULT_SPACE if block is None else reader.mapping(block, ("search_space",))
+    written = DEFAULT_SPACE if block is None else block
     genes: dict[str, Gene] = {}
-    for name, value in _flattened(reader, written):
-        path: KeyPath = ("search_space", *name)
-        key = ".".join(name)
-        if key in ALPHA_NAMES:
-            reader.fault(
-                path,
-                "raw alpha can't be searched",
-                "Search `scaling` (alpha / r): it keeps apart from the rank.",
-            )
-            continue
-        target = "schedule.batch_size" if key in BATCH_NAMES else canonical(key)
+    places: dict[str, KeyPath] = {}
+    for key, value, path in entries_of(reader, written, ("search_space",)):
+        target = _target(reader, key, value, path)
         if target is None:
-            reader.unknown(path, (*plan_paths(), *PLAN_ALIASES))
             continue
-        if target in genes:
-            reader.fault(path, f"{target} is searched twice", "Remove one of the two.")
+        if target in places:
+            other = places[target][-1]
+            rule = f"says the same as {other} ({reader.document.where(places[target])})"
+            reader.fault(path, rule, "Remove one of the two.")
             continue
-        gene = _gene(reader, target, value, path, tasks)
-        if gene is not None and _fits(reader, gene, plan, path):
+        places[target] = path
+        gene = _GeneReader(reader, target, path, plan, tasks).read(value)
+        if gene is not None:
             genes[target] = gene
-    if block is not None and not genes and len(reader.faults) == before:
-        reader.fault(
-            ("search_space",), "must search at least one field", "Remove it for the default space."
-        )
+    if block is not None and not places and len(reader.faults) == before:
+        remedy = "Add a gene, or remove the key for the default space."
+        reader.fault(("search_space",), "must search at least one field, got none", remedy)
+    if len(reader.faults) == before:
+        _check_conditions(reader, genes, places, plan)
     if len(reader.faults) > before:
         return None
     return SearchSpace(base=plan, genes=tuple(genes[path] for path in sorted(genes)))
 
 
-def _flattened(reader: Reader, block: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Any]]:
-    """Return entries with parts opened up: ``adapter: {rank: ...}`` is ``adapter.rank``."""
-    entries: list[tuple[tuple[str, ...], Any]] = []
-    for name, value in block.items():
-        if name in PARTS:
-            inner = reader.mapping(value, ("search_space", name))
-            entries += [((name, field), item) for field, item in inner.items()]
+def _target(reader: Reader, key: str, value: Any, path: KeyPath) -> str | None:
+    """Return the field that a key of the search space names; None if it is a fault."""
+    if key in ALPHA_NAMES:
+        rule = f"raw alpha can't be searched, got {shown(value)}"
+        remedy = "Search `scaling` (alpha / r) instead: it keeps apart from the rank."
+        reader.fault(path, rule, remedy)
+        return None
+    target = "schedule.batch_size" if key in BATCH_NAMES else canonical(key)
+    if target is None:
+        reader.unknown(path, (*plan_paths(), *PLAN_ALIASES), plan_paths())
+    return target
+
+
+def _check_conditions(
+    reader: Reader, genes: Mapping[str, Gene], places: Mapping[str, KeyPath], plan: TrainingPlan
+) -> None:
+    """Refuse a gene that nothing can ever make active: it would be searched in vain."""
+    for gene in genes.values():
+        if gene.when is None:
+            continue
+        path, values = gene.when.path, gene.when.values
+        if path in genes:
+            possible = any(_allows(genes[path], value) for value in values)
         else:
-            entries.append(((name,), value))
-    return entries
+            possible = value_at(plan, path) in values
+        if not possible:
+            wanted = " or ".join(map(shown, values))
+            fixed = "searched without it" if path in genes else shown(value_at(plan, path))
+            reader.fault(
+                places[gene.path],
+                f"only has an effect where {path} is {wanted}, got {fixed}",
+                f"Set {path} under `training`, search it, or remove the gene.",
+            )
 
 
-def _gene(
-    reader: Reader, target: str, value: Any, path: KeyPath, tasks: Sequence[str]
-) -> Gene | None:
-    if isinstance(value, list):
-        value = {"choices": value}
-    kind = field_kind(target)
-    if value in ("flag", "simplex") or value is True:
-        value = {}
-    if not isinstance(value, dict):
-        reader.fault(
-            path,
+def _allows(gene: Gene, value: GeneValue) -> bool:
+    try:
+        gene.check(value)
+    except GenomeError:
+        return False
+    return True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _GeneReader:
+    """Reads one gene.
+
+    Attributes:
+        target: the field's dotted path.
+        path: where the gene stands.
+        plan: holds the value that the field keeps without the gene.
+    """
+
+    reader: Reader
+    target: str
+    path: KeyPath
+    plan: TrainingPlan
+    tasks: Sequence[str] | None
+
+    def read(self, value: Any) -> Gene | None:
+        """Return the gene, checked at its extremes against the field; None if it has faults."""
+        before = len(self.reader.faults)
+        block, home = self._block(value)
+        if block is None:
+            return None
+        for key in block:
+            if key not in KEYS:
+                self.reader.unknown((*self.path, key), KEYS)
+        forms = [form for form, keys in FORMS.items() if set(keys) & set(block)]
+        if len(forms) > 1:
+            told = ", ".join(key for key in block if key in KEYS)
+            self._fault(f"a gene has one form, got {told}")
+        when = self._condition(block["when"]) if "when" in block else self._declared()
+        if len(self.reader.faults) > before:
+            return None
+        if self._kind == "shares" and self.tasks is None:
+            return None  # the faults of the tasks come first
+        try:
+            gene = self._built(block, when)
+        except GenomeError as error:
+            self._fault(str(error))
+            return None
+        return self._checked(gene, home)
+
+    @property
+    def _kind(self) -> str:
+        return field_kind(self.target)
+
+    def _fault(self, rule: str, *inside: str | int) -> None:
+        name = self.target.partition(".")[2].replace("_", " ")
+        value = value_at(self.plan, self.target)
+        told = f" ({shown(value)})" if value not in ({}, ()) else ""
+        do = "Swap the bounds" if rule.startswith("low <= high") else "Correct it"
+        remedy = f"{do}, or remove the gene to keep the default {name}{told}."
+        self.reader.fault((*self.path, *inside), rule, remedy)
+
+    def _block(self, value: Any) -> tuple[dict[str, Any] | None, KeyPath]:
+        """Return the gene as a mapping, and where its choices stand."""
+        if isinstance(value, list):
+            return {"choices": value}, self.path
+        if isinstance(value, dict):
+            return value, (*self.path, "choices")
+        if (value, self._kind) in ((FLAG, "flag"), (SIMPLEX, "shares")):
+            return {}, self.path
+        self.reader.fault(
+            self.path,
             f"a gene is a list of choices or a mapping with low and high, got {shown(value)}",
             "Write `[8, 16, 32]` or `{low: 1.0e-4, high: 1.0e-2, log: true}`. To fix the field,"
             " set it under `training`.",
         )
-        return None
-    unknown = [key for key in value if key not in KEYS]
-    for key in unknown:
-        reader.unknown((*path, key), KEYS)
-    if unknown:
-        return None
+        return None, self.path
+
+    def _declared(self) -> Condition | None:
+        """Return the condition that the plan's field declares."""
+        declared = plan_paths()[self.target].metadata.get("active_when")
+        if declared is None:
+            return None
+        part = self.target.partition(".")[0]
+        return Condition(path=f"{part}.{declared[0]}", values=declared[1])
+
+    def _condition(self, when: Any) -> Condition | None:
+        """Return the condition as written."""
+        if not isinstance(when, dict) or len(when) != 1:
+            rule = f"when names one field and its values, got {shown(when)}"
+            remedy = "Write, for example, `when: {curriculum.kind: progressive}`."
+            self.reader.fault((*self.path, "when"), rule, remedy)
+            return None
+        name, values = next(iter(when.items()))
+        where = (*self.path, "when", name)
+        path = canonical(name)
+        if path is None or path == self.target:
+            self.reader.unknown(where, (*plan_paths(), *PLAN_ALIASES), plan_paths())
+            return None
+        part, _, field = path.partition(".")
+        options = _frozen(values if isinstance(values, list) else [values])
+        for option in options:
+            self.reader.field(PARTS[part], field, _thawed(option), where)
+        return Condition(path=path, values=options)
+
+    def _built(self, block: Mapping[str, Any], when: Condition | None) -> Gene:
+        if "choices" in block:
+            if not isinstance(block["choices"], list):
+                raise GenomeError(f"choices must be a list, got {shown(block['choices'])}")
+            return ChoiceGene(path=self.target, options=_frozen(block["choices"]), when=when)
+        if set(FORMS["subset"]) & set(block):
+            return self._subset(block, when)
+        if set(FORMS["range"]) & set(block):
+            return self._range(block, when)
+        if self._kind == "shares":
+            return self._simplex(block, when)
+        if self._kind == "flag" and not block.keys() & {"simplex", "floor"}:
+            return flag(self.target, when=when)
+        raise GenomeError(f"a gene needs `choices`, or `low` and `high`, got {shown(dict(block))}")
+
+    def _subset(self, block: Mapping[str, Any], when: Condition | None) -> Gene:
+        if self._kind != "names":
+            raise GenomeError(f"{self.target} takes one value, not a subset of names")
+        names, least = _names(block.get("subset")), block.get("least", 1)
+        if not isinstance(least, int) or isinstance(least, bool):
+            raise GenomeError(f"least must be a whole number, got {shown(least)}")
+        return SubsetGene(path=self.target, options=names, least=least, when=when)
+
+    def _simplex(self, block: Mapping[str, Any], when: Condition | None) -> Gene:
+        tasks = list(self.tasks or ())
+        names, floor = _names(block.get("simplex", tasks)), block.get("floor", 0.1)
+        if unknown := [name for name in names if name not in tasks]:
+            raise GenomeError(
+                f"shares go to the run's tasks ({', '.join(tasks)}), got {', '.join(unknown)}"
+            )
+        if len(names) < 2:
+            raise GenomeError(f"shares need at least two tasks, got {shown(list(names))}")
+        if not isinstance(floor, int | float) or isinstance(floor, bool):
+            raise GenomeError(f"floor must be a number, got {shown(floor)}")
+        return SimplexGene(path=self.target, names=names, floor=floor, when=when)
+
+    def _range(self, block: Mapping[str, Any], when: Condition | None) -> Gene:
+        log = block.get("log", False)
+        if self._kind not in ("int", "float"):
+            raise GenomeError(f"{self.target} is not a number, so it needs `choices`")
+        low, high = _bound(block, "low"), _bound(block, "high")
+        if not isinstance(log, bool):
+            raise GenomeError(f"log must be true or false, got {shown(log)}")
+        if self._kind == "float":
+            return FloatGene(path=self.target, low=float(low), high=float(high), log=log, when=when)
+        if low != int(low) or high != int(high):
+            raise GenomeError(f"{self.target} is a whole number, got low={low}, high={high}")
+        return IntGene(path=self.target, low=int(low), high=int(high), log=log, when=when)
+
+    def _checked(self, gene: Gene, choices: KeyPath) -> Gene | None:
+        """Check that every extreme of a gene makes a valid plan of the right types."""
+        before = len(self.reader.faults)
+        match gene:
+            case SimplexGene():
+                return gene
+            case ChoiceGene():
+                places: list[KeyPath] = [(*choices, i) for i in range(len(gene.options))]
+            case SubsetGene():
+                places = [(*self.path, "subset")]
+            case FloatGene() | IntGene():
+                places = [(*self.path, "low"), (*self.path, "high")]
+        values = [
+            self._fitting(value, where)
+            for value, where in zip(extremes(gene), places, strict=True)
+        ]
+        if len(self.reader.faults) > before:
+            return None
+        if isinstance(gene, ChoiceGene):
+            return dataclasses.replace(gene, options=tuple(values))
+        return gene
+
+    def _fitting(self, value: GeneValue, where: KeyPath) -> Any:
+        part, _, field = self.target.partition(".")
+        fits, checked = self.reader.field(PARTS[part], field, _thawed(value), where)
+        if fits:
+            try:
+                with_values(self.plan, {self.target: checked})
+            except PlanError as error:
+                rule = named_rule(error)[1]
+                self.reader.fault(where, rule, "Keep the gene within what a plan allows.")
+        return checked
+
+
+def _bound(block: Mapping[str, Any], name: str) -> int | float:
+    bound = block.get(name)
+    if not isinstance(bound, int | float) or isinstance(bound, bool):
+        raise GenomeError(f"{name} must be a number, got {shown(bound)}")
     try:
-        when = _condition(target, value.get("when"))
-        return _built(target, kind, value, tasks, when)
-    except (GenomeError, TypeError, ValueError) as error:
-        reader.fault(path, str(error), _gene_remedy(target, error))
-        return None
+        finite = math.isfinite(bound)
+    except OverflowError:
+        finite = False
+    if not finite:
+        raise GenomeError(f"{name} must be finite, got {shown(bound)}")
+    return bound
 
 
-def _gene_remedy(target: str, error: Exception) -> str:
-    default = getattr(TrainingPlan(), target.split(".")[0])
-    value = getattr(default, target.split(".")[1])
-    if "low <= high" in str(error):
-        return f"Swap the bounds, or remove the gene to keep the default ({shown(value)})."
-    return f"Correct the gene, or remove it to keep the default ({shown(value)})."
+def _frozen(options: list[Any]) -> tuple[GeneValue, ...]:
+    return tuple(tuple(option) if isinstance(option, list) else option for option in options)
 
 
-def _built(
-    target: str, kind: str, value: dict[str, Any], tasks: Sequence[str], when: Condition | None
-) -> Gene:
-    if "choices" in value:
-        return ChoiceGene(path=target, options=_options(value["choices"]), when=when)
-    if "subset" in value:
-        if kind != "names":
-            raise GenomeError(f"{target} takes one value, not a subset of names")
-        options = _names(value["subset"])
-        return SubsetGene(path=target, options=options, least=value.get("least", 1), when=when)
-    if "low" in value or "high" in value:
-        return _range(target, kind, value, when)
-    if kind == "flag":
-        return flag(target, when=when)
-    if kind == "shares":
-        names = _names(value.get("simplex", list(tasks)))
-        return SimplexGene(path=target, names=names, floor=value.get("floor", 0.1), when=when)
-    raise GenomeError("a gene needs `choices`, or `low` and `high`")
-
-
-def _range(target: str, kind: str, value: dict[str, Any], when: Condition | None) -> Gene:
-    low, high, log = value.get("low"), value.get("high"), value.get("log", False)
-    if kind not in ("int", "float"):
-        raise GenomeError(f"{target} is not a number, so it needs `choices`")
-    for name, bound in (("low", low), ("high", high)):
-        if not isinstance(bound, int | float) or isinstance(bound, bool):
-            raise GenomeError(f"{name} must be a number, got {shown(bound)}")
-    if not isinstance(log, bool):
-        raise GenomeError(f"log must be true or false, got {shown(log)}")
-    if kind == "float":
-        return FloatGene(path=target, low=float(low), high=float(high), log=log, when=when)  # type: ignore[arg-type]
-    if low != int(low) or high != int(high):  # type: ignore[arg-type]
-        raise GenomeError(f"{target} is a whole number, got low={low}, high={high}")
-    return IntGene(path=target, low=int(low), high=int(high), log=log, when=when)  # type: ignore[arg-type]
-
-
-def _options(choices: Any) -> tuple[GeneValue, ...]:
-    if not isinstance(choices, list):
-        raise GenomeError(f"choices must be a list, got {shown(choices)}")
-    return tuple(tuple(option) if isinstance(option, list) else option for option in choices)
+def _thawed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _names(names: Any) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise GenomeError(f"names must be a list of texts, got {shown(names)}")
+        raise GenomeError(f"a list of names is needed, got {shown(names)}")
     return tuple(names)
 
 
-def _condition(target: str, when: Any) -> Condition | None:
-    """Return the condition as written, else the one that the plan's field declares."""
-    if when is None:
-        declared = plan_paths()[target].metadata.get("active_when")
-        if declared is None:
-            return None
-        return Condition(path=f"{target.split('.')[0]}.{declared[0]}", values=declared[1])
-    if not isinstance(when, dict) or len(when) != 1:
-        raise GenomeError(f"when must name one field and its values, got {shown(when)}")
-    name, values = next(iter(when.items()))
-    path = canonical(name)
-    if path is None:
-        raise GenomeError(f"when names {name!r}, which is no field of the plan")
-    return Condition(path=path, values=_options(values if isinstance(values, list) else [values]))
-
-
-def _fits(reader: Reader, gene: Gene, plan: TrainingPlan, path: KeyPath) -> bool:
-    """Check that every extreme of a gene makes a valid plan of the right types."""
-    part, _, field = gene.path.partition(".")
-    for value in extremes(gene):
-        if isinstance(gene, SimplexGene):
-            continue
-        plain = list(value) if isinstance(value, tuple) else value
-        fits, checked = reader.field(PARTS[part], field, plain, path)
-        if not fits:
-            return False
-        try:
-            with_values(plan, {gene.path: checked})
-        except PlanError as error:
-            reader.fault(path, str(error), "Keep the gene within what a plan allows.")
-            return False
-    return True
-
-
 def field_kind(path: str) -> str:
-    """Return ``float``, ``int``, ``flag``, ``choice``, ``names`` or ``shares`` for a plan's field."""
+    """Return a field's kind: ``float``, ``int``, ``flag``, ``choice``, ``names`` or ``shares``."""
     part, _, field = path.partition(".")
     return _kind_of(get_type_hints(PARTS[part], include_extras=True)[field])
 

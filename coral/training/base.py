@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
+from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 
@@ -24,6 +27,9 @@ VERIFIED_WEIGHTS = {
     ),
 }
 """SHA-256 of ``model.safetensors`` for packages whose weights Coral knows."""
+
+IDENTIFYING = frozenset({".safetensors", ".json", ".txt", ".model"})
+"""Endings of the files that hold weights, configuration and vocabulary."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +60,17 @@ def load_base(base_model: str, *, device: str, trust_remote_code: bool) -> BaseM
     Raises:
         ModelError: it can't be found or loaded, or its weights are not the ones that are known.
     """
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    _hush()
     folder = locate(base_model)
     name = str(folder) if folder else base_model
     digest = _verify(base_model, folder) if folder else ""
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         model = AutoModel.from_pretrained(
-            name, trust_remote_code=trust_remote_code, dtype=torch.float32
+            name,
+            trust_remote_code=trust_remote_code,
+            dtype=torch.float32,
+            use_safetensors=True,  # never a pickle
         )
     except (OSError, ValueError) as error:
         raise ModelError(
@@ -83,10 +91,19 @@ def load_base(base_model: str, *, device: str, trust_remote_code: bool) -> BaseM
     )
 
 
+def _hush() -> None:
+    """Keep the libraries' bars and notices off a screen that shows a whole run."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    # tqdm's own lock is a semaphore, which a stopped worker would leave behind.
+    tqdm.set_lock(threading.RLock())
+
+
 def _verify(base_model: str, folder: Path) -> str:
     """Return the digest of a model folder after checking weights that are known."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in {".safetensors", ".json"}):
+    for path in sorted(p for p in folder.iterdir() if p.suffix in IDENTIFYING):
         with path.open("rb") as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
         if path.name == "model.safetensors":

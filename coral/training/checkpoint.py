@@ -17,7 +17,8 @@ from coral.errors import CheckpointError
 from coral.training.encoder import MultiTaskEncoder
 
 FORMAT = 1
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""AdamW's state of one parameter. Its steps are its own: a head rests in batches without its task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,6 @@ def read(content: bytes, plan: str, model: str) -> tuple[dict[str, Tensor], Posi
 
 def restore(
     tensors: dict[str, Tensor],
-    position: Position,
     encoder: MultiTaskEncoder,
     optimizer: torch.optim.Optimizer,
 ) -> None:
@@ -86,13 +86,12 @@ def restore(
     """
     encoder.load_state({k: v for k, v in tensors.items() if k.startswith(("adapter.", "head."))})
     for name, parameter in _trained(encoder):
-        moments = {m: tensors.get(f"{m}.{name}") for m in _MOMENTS}
-        if any(moment is None for moment in moments.values()):
-            raise CheckpointError(f"the checkpoint has no optimizer moments of {name}")
-        optimizer.state[parameter] = {
-            "step": torch.tensor(float(position.step)),
-            **{m: moment.to(parameter.device) for m, moment in moments.items() if moment is not None},
-        }
+        moments = {m: tensors[f"{m}.{name}"] for m in _MOMENTS if f"{m}.{name}" in tensors}
+        if not moments:  # it had no gradient yet
+            continue
+        if len(moments) < len(_MOMENTS):
+            raise CheckpointError(f"the checkpoint holds only a part of the moments of {name}")
+        optimizer.state[parameter] = {m: v.to(parameter.device) for m, v in moments.items()}
 
 
 def _trained(encoder: MultiTaskEncoder) -> list[tuple[str, nn.Parameter]]:

@@ -17,6 +17,7 @@ from coral.errors import CheckpointError
 from coral.plan import AdapterPlan, TrainingPlan, adapted_modules
 from coral.rng import derive_seed
 from coral.training.base import BaseModel
+from coral.training.failures import DivergedError
 
 MAX_TORCH_SEED = 2**63 - 1
 
@@ -45,7 +46,9 @@ class MultiTaskEncoder(nn.Module):
 
     def state(self) -> dict[str, Tensor]:
         """Return all trained tensors under ``adapter.`` and ``head.``."""
-        adapter = {f"adapter.{k}": v for k, v in get_peft_model_state_dict(self.adapter).items()}
+        # PEFT would ask the hub whether the vocabulary grew; Coral leaves embeddings alone.
+        own = get_peft_model_state_dict(self.adapter, save_embedding_layers=False)
+        adapter = {f"adapter.{k}": v for k, v in own.items()}
         heads = {f"head.{k}": v for k, v in self.heads.state_dict().items()}
         return {name: tensor.detach().cpu() for name, tensor in {**adapter, **heads}.items()}
 
@@ -72,12 +75,18 @@ class MultiTaskEncoder(nn.Module):
         """Fold the adapter into the base for the length of the scope, which makes evaluation cheaper.
 
         The base's own tensors are put back afterwards, so it stays exact to the bit.
+
+        Raises:
+            DivergedError: the update is not finite.
         """
         layers = [m for m in self.adapter.modules() if isinstance(m, LoraLayer)]
         originals = [layer.get_base_layer().weight.data for layer in layers]
         try:
-            for layer in layers:
-                layer.merge(safe_merge=True)
+            try:
+                for layer in layers:
+                    layer.merge(safe_merge=True)
+            except ValueError as error:  # what a safe merge raises, and for nothing else
+                raise DivergedError("the adapter's update must be finite; it was not") from error
             yield
         finally:
             for layer, original in zip(layers, originals, strict=True):

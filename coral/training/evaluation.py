@@ -14,6 +14,7 @@ from coral.records import Interval
 from coral.rng import stream
 from coral.training.data import EvaluationSet
 from coral.training.encoder import MultiTaskEncoder
+from coral.training.failures import DivergedError
 from coral.training.loop import autocast
 
 RESAMPLES = 500
@@ -26,6 +27,9 @@ def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Pro
     """Return each task's class probabilities, ``(n, classes)``, in the order of its texts.
 
     Texts are batched by length, up to a fixed number of tokens, so that little is padded.
+
+    Raises:
+        DivergedError: the weights are so large that a probability is not finite.
     """
     texts = examples.texts
     device = next(encoder.heads.parameters()).device
@@ -41,7 +45,7 @@ def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Pro
                 vectors.append(encoder.encode(ids.to(device), mask.to(device)))
             start += len(rows)
         encoded = torch.cat(vectors)[torch.from_numpy(np.argsort(order)).to(device)]
-        return {
+        probabilities = {
             task: encoder.heads[task](encoded[torch.from_numpy(rows).to(device)])
             .double()
             .softmax(dim=-1)
@@ -49,6 +53,9 @@ def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Pro
             .numpy()
             for task, rows in examples.rows.items()
         }
+    if not all(np.isfinite(values).all() for values in probabilities.values()):
+        raise DivergedError("predicted probabilities must be finite; they were not")
+    return probabilities
 
 
 def _batch_size(sorted_lengths: NDArray[np.int64], start: int) -> int:

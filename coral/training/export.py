@@ -35,7 +35,7 @@ def write(
     """
     folder.mkdir(parents=True, exist_ok=True)
     encoder.adapter.peft_config["default"].base_model_name_or_path = str(card["base_model"])
-    encoder.adapter.save_pretrained(str(folder))
+    encoder.adapter.save_pretrained(str(folder), save_embedding_layers=False)
     save_file(
         {k: v.detach().cpu().contiguous() for k, v in encoder.heads.state_dict().items()},
         folder / HEADS,

@@ -8,9 +8,12 @@ import torch
 
 from coral.errors import TaskError
 from coral.records import Failure, FailureKind
-from coral.training.loop import DivergedError
 
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+class DivergedError(Exception):
+    """Loss, gradients or weights are not finite. A trial's failure: it never leaves this room."""
 
 
 def failure_of(error: Exception) -> Failure:

@@ -17,6 +17,7 @@ from coral.rng import derive_seed
 from coral.training.batches import Indices
 from coral.training.data import TrainSet
 from coral.training.encoder import MAX_TORCH_SEED, MultiTaskEncoder
+from coral.training.failures import DivergedError
 from coral.training.flops import StepCost
 
 CHECK_EVERY = 8
@@ -24,14 +25,15 @@ CHECK_EVERY = 8
 REPORT_SECONDS = 0.5
 
 
-class DivergedError(Exception):
-    """Loss or gradients are not finite. A trial's failure, so it never leaves this room."""
-
-
 @dataclass(slots=True)
 class StageLog:
-    """What one stage's loop did; a list entry a step."""
+    """What one stage's loop did; a list entry a step.
 
+    Attributes:
+        first_step: optimizer steps that came before the stage.
+    """
+
+    first_step: int = 0
     loss: list[float] = field(default_factory=list)
     gradient_norm: list[float] = field(default_factory=list)
     examples: int = 0
@@ -84,16 +86,16 @@ def train_steps(
     batches: Sequence[Indices],
     *,
     plan: SchedulePlan,
-    first_step: int,
+    log: StageLog,
     seed: int,
     micro_batch_size: int | None,
     cost: StepCost,
     report: Callable[[int, float], None],
-) -> StageLog:
+) -> None:
     """Train on ``batches`` in order.
 
     Args:
-        first_step: optimizer steps that came before.
+        log: is filled as training goes on, so that it stands also if training fails.
         micro_batch_size: batches are split into pieces of at most this many examples; the
             gradients are those of the whole batch.
         report: called with steps done and a loss, about twice a second.
@@ -104,13 +106,12 @@ def train_steps(
     device = next(encoder.heads.parameters()).device
     peaks = [plan.learning_rate, plan.learning_rate * plan.head_lr_multiplier]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    log = StageLog()
     losses: list[Tensor] = []
     norms: list[Tensor] = []
     started = reported = time.perf_counter()
     encoder.train_adapter(True)
     for done, rows in enumerate(batches, start=1):
-        step = first_step + done - 1
+        step = log.first_step + done - 1
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * factor(step)
         torch.manual_seed(derive_seed(seed, "dropout", step) % MAX_TORCH_SEED)
@@ -121,12 +122,11 @@ def train_steps(
         if done % CHECK_EVERY == 0 or done == len(batches):
             _collect(losses, norms, log)
             now = time.perf_counter()
+            log.seconds = now - started
             if now - reported >= REPORT_SECONDS:
-                report(first_step + done, log.loss[-1])
+                report(log.first_step + done, log.loss[-1])
                 reported = now
     encoder.train_adapter(False)
-    log.seconds = time.perf_counter() - started
-    return log
 
 
 def _accumulate(

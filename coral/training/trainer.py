@@ -67,13 +67,12 @@ class _Trained:
     """A model after its job, still on the base.
 
     Attributes:
-        log: of the stages that this job trained; None if its checkpoint was already there.
+        content: the checkpoint; None if it was there already.
     """
 
     encoder: MultiTaskEncoder
     position: checkpoint.Position
     content: bytes | None
-    log: StageLog | None
 
 
 class LoraTrainer:
@@ -121,14 +120,16 @@ class LoraTrainer:
     def train(self, jobs: Sequence[TrainingJob]) -> Iterator[Outcome]:
         """Train jobs one after another on the shared base; failures are outcomes too."""
         for job in jobs:
+            logs: list[StageLog] = []
             try:
-                yield self._train_one(job)
+                yield self._train_one(job, logs)
             except Exception as error:
-                failure = failure_of(error)
                 yield Outcome(
                     key=job.key,
                     stage=job.stage,
-                    failure=failure,
+                    cost=_cost(logs),
+                    curve=_curve(logs),
+                    failure=failure_of(error),
                     attempts=job.attempt,
                     peak_memory_bytes=self._peak_memory(),
                 )
@@ -139,7 +140,7 @@ class LoraTrainer:
         labels = {name: loaded.data.test.labels for name, loaded in self._tasks.items()}
         predictions = []
         for job in finalists:
-            with self._trained(job) as trained:
+            with self._trained(job, []) as trained:
                 examples = self._split("test", job.plan.encoding.sequence_len)
                 predictions.append(predict(trained.encoder, examples))
         draws = bootstrap(tasks, labels, predictions, seed)
@@ -159,16 +160,17 @@ class LoraTrainer:
 
     def export(self, finalist: TrainingJob, folder: Path, card: Mapping[str, Any]) -> None:
         """Write the trained adapter, its heads, the tokenizer and ``card`` into ``folder``."""
-        with self._trained(finalist) as trained:
+        with self._trained(finalist, []) as trained:
             export.write(folder, trained.encoder, self._base, card)
 
     @property
     def _device(self) -> torch.device:
         return next(self._base.model.parameters()).device
 
-    def _train_one(self, job: TrainingJob) -> Outcome:
-        with self._trained(job) as trained:
-            log = trained.log or StageLog()
+    def _train_one(self, job: TrainingJob, logs: list[StageLog]) -> Outcome:
+        """Train one job; ``logs`` gets an entry a stage, also if it fails on the way."""
+        with self._trained(job, logs) as trained:
+            last = logs[-1] if logs else StageLog()
             started = time.perf_counter()
             share = job.stages[job.stage].evaluation_percentage
             examples = self._split("validation", job.plan.encoding.sequence_len, share)
@@ -183,20 +185,13 @@ class LoraTrainer:
                 stage=job.stage,
                 metrics={
                     **metrics,
-                    "gradient_norm": gradient_norm(log.gradient_norm),
-                    "loss_slope": loss_slope(log.loss),
+                    "gradient_norm": gradient_norm(last.gradient_norm),
+                    "loss_slope": loss_slope(last.loss),
                     "trainable_parameters": float(parameters),
                     "train_cost": trained.position.teraflops,
                 },
-                cost=Cost(
-                    optimizer_steps=len(log.loss),
-                    examples=log.examples,
-                    tokens=log.tokens,
-                    teraflops=log.teraflops,
-                    train_seconds=log.seconds,
-                    evaluation_seconds=evaluation_seconds,
-                ),
-                curve=_curve(log, trained.position.step),
+                cost=_cost(logs, evaluation_seconds),
+                curve=_curve(logs),
                 cumulative_steps=trained.position.step,
                 trainable_parameters=parameters,
                 checkpoint=address,
@@ -205,8 +200,12 @@ class LoraTrainer:
             )
 
     @contextmanager
-    def _trained(self, job: TrainingJob) -> Iterator[_Trained]:
-        """Lend the base with a job's weights on it: restored as far as possible, else trained."""
+    def _trained(self, job: TrainingJob, logs: list[StageLog]) -> Iterator[_Trained]:
+        """Lend the base with a job's weights on it: restored as far as possible, else trained.
+
+        Args:
+            logs: gets an entry for each stage that has to be trained.
+        """
         train_set = self._train_set(job.plan, job.seed)
         classes = {name: len(loaded.data.label_names) for name, loaded in self._tasks.items()}
         batch_size = job.plan.schedule.batch_size
@@ -214,25 +213,25 @@ class LoraTrainer:
         cost = step_cost(
             job.plan.adapter, self._base.linear_modules, self._base.depth, self._base.hidden_size
         )
-        restored = self._read(job)
+        restored = self._read(job, ends)
         with adapted(self._base, job.plan, classes, job.seed) as encoder:
             optimizer = build_optimizer(encoder, job.plan.schedule)
             factor = learning_rate_factors(job.plan.schedule, optimizer, ends[-1])
             done, teraflops = 0, 0.0
             if restored is not None:
                 tensors, position = restored
-                checkpoint.restore(tensors, position, encoder, optimizer)
+                checkpoint.restore(tensors, encoder, optimizer)
                 done, teraflops = position.stage + 1, position.teraflops
-            log = StageLog()
             for stage in range(done, job.stage + 1):
-                part = train_steps(
+                logs.append(StageLog(first_step=ends[stage]))
+                train_steps(
                     encoder,
                     optimizer,
                     factor,
                     train_set,
                     stage_batches(job.plan, train_set.index, job.stages, stage, job.seed),
                     plan=job.plan.schedule,
-                    first_step=ends[stage],
+                    log=logs[-1],
                     seed=job.seed,
                     micro_batch_size=job.micro_batch_size,
                     cost=cost,
@@ -246,28 +245,36 @@ class LoraTrainer:
                         )
                     ),
                 )
-                log = _joined(log, part)
             position = checkpoint.Position(
                 plan=digest_of(job.plan),
                 model=self._base.digest,
                 stage=job.stage,
                 step=ends[job.stage + 1],
-                teraflops=teraflops + log.teraflops,
+                teraflops=teraflops + sum(log.teraflops for log in logs),
             )
             fresh = done <= job.stage
             content = checkpoint.dump(encoder, optimizer, position) if fresh else None
             encoder.eval()
-            yield _Trained(encoder, position, content, log if fresh else None)
+            yield _Trained(encoder, position, content)
 
-    def _read(self, job: TrainingJob) -> tuple[dict[str, torch.Tensor], checkpoint.Position] | None:
-        """Return the job's checkpoint; None if it has none that can be used."""
+    def _read(
+        self, job: TrainingJob, ends: Sequence[int]
+    ) -> tuple[dict[str, torch.Tensor], checkpoint.Position] | None:
+        """Return the job's checkpoint; None if it has none that can be used.
+
+        Args:
+            ends: cumulative optimizer steps before the first stage and by each stage's end.
+        """
         if job.resume_from is None:
             return None
         try:
             content = self._checkpoints.get(job.resume_from)
-            return checkpoint.read(content, digest_of(job.plan), self._base.digest)
+            restored = checkpoint.read(content, digest_of(job.plan), self._base.digest)
         except CheckpointError:
             return None
+        position = restored[1]
+        on_the_way = position.stage <= job.stage and position.step == ends[position.stage + 1]
+        return restored if on_the_way else None
 
     def _metrics(
         self, predictions: Mapping[str, Probabilities], labels: Mapping[str, NDArray[np.int64]]
@@ -306,26 +313,26 @@ class LoraTrainer:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _joined(one: StageLog, two: StageLog) -> StageLog:
-    return StageLog(
-        loss=one.loss + two.loss,
-        gradient_norm=one.gradient_norm + two.gradient_norm,
-        examples=one.examples + two.examples,
-        tokens=one.tokens + two.tokens,
-        teraflops=one.teraflops + two.teraflops,
-        seconds=one.seconds + two.seconds,
+def _cost(logs: Sequence[StageLog], evaluation_seconds: float = 0.0) -> Cost:
+    """Return what the stages of one job took together."""
+    return Cost(
+        optimizer_steps=sum(len(log.loss) for log in logs),
+        examples=sum(log.examples for log in logs),
+        tokens=sum(log.tokens for log in logs),
+        teraflops=sum(log.teraflops for log in logs),
+        train_seconds=sum(log.seconds for log in logs),
+        evaluation_seconds=evaluation_seconds,
     )
 
 
-def _curve(log: StageLog, end_step: int) -> Curve:
-    """Return the log thinned to at most ``CURVE_POINTS``, the last step always among them."""
-    count = len(log.loss)
-    if not count:
+def _curve(logs: Sequence[StageLog]) -> Curve:
+    """Return the last stage's log, thinned to at most ``CURVE_POINTS``; its last step stays."""
+    if not logs or not logs[-1].loss:
         return Curve()
+    log, count = logs[-1], len(logs[-1].loss)
     kept = sorted({round(i) for i in np.linspace(0, count - 1, min(count, CURVE_POINTS))})
-    first = end_step - count + 1
     return Curve(
-        step=tuple(first + i for i in kept),
+        step=tuple(log.first_step + i + 1 for i in kept),
         loss=tuple(float(f"{log.loss[i]:.5g}") for i in kept),
         gradient_norm=tuple(float(f"{log.gradient_norm[i]:.5g}") for i in kept),
     )

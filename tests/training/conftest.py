@@ -31,6 +31,7 @@ LADDER = (
 LAST = len(LADDER) - 1
 QUICK = {
     "adapter.rank": 4,
+    "adapter.target_modules": ("query", "value"),
     "schedule.learning_rate": 5e-3,
     "schedule.batch_size": 8,
     "encoding.sequence_len": 16,

@@ -91,11 +91,11 @@ def load(*tasks: KeywordTask) -> dict[str, LoadedTask]:
     return {task.name: LoadedTask(task=task, data=task.load()) for task in tasks}
 
 
-def colours(train_examples: int = 96) -> KeywordTask:
+def colours(train_examples: int = 48) -> KeywordTask:
     return KeywordTask("colour", COLOURS, train_examples)
 
 
-def animals(train_examples: int = 48) -> KeywordTask:
+def animals(train_examples: int = 32) -> KeywordTask:
     return KeywordTask("animal", ANIMALS, train_examples)
 
 

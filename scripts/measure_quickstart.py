@@ -1,0 +1,72 @@
+"""Runs the quickstart on several seeds, one after another, and prints what the README states.
+
+    .venv/bin/python scripts/measure_quickstart.py --seeds 5 --json quickstart.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+import coral
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--config", default="quickstart")
+    parser.add_argument("--json", type=Path, help="where to keep all facts of all runs")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    arguments = parser.parse_args()
+    pairs = (item.partition("=") for item in arguments.set)
+    overrides = {key: json.loads(value) for key, _, value in pairs}
+    rows = []
+    for seed in range(arguments.seeds):
+        started = time.monotonic()
+        facts = coral.evolve(arguments.config, overrides={**overrides, "seed": seed})
+        rows.append({**facts, "seconds_with_start": time.monotonic() - started})
+        Console(stderr=True).print(f"seed {seed}: {rows[-1]['seconds_with_start']:.0f} s")
+        if arguments.json:
+            arguments.json.write_text(json.dumps(rows, indent=1))
+    show(rows)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    columns = ("seed", "champion", "default", "difference [95 %]", "steps of naive", "time", "MB")
+    for column in columns:
+        table.add_column(column, justify="right")
+    wins = 0
+    for facts in rows:
+        champion = facts["champion"]["metrics"]["test"]["auroc"]
+        baseline = facts["baseline"]["metrics"]["test"]["auroc"]
+        gain = facts["comparison"]["auroc"]
+        wins += champion > baseline
+        table.add_row(
+            str(facts["seed"]),
+            f"{champion:.4f}",
+            f"{baseline:.4f}",
+            f"{gain['estimate']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]",
+            f"{facts['cost']['share_of_naive']:.1%}",
+            f"{facts['seconds_with_start']:.0f} s",
+            f"{facts['peak_memory_bytes'] / 1e6:.0f}",
+        )
+    console = Console()
+    console.print(table)
+    gains = [facts["comparison"]["auroc"]["estimate"] for facts in rows]
+    console.print(
+        f"test AUROC: champion better in {wins} of {len(rows)} seeds,"
+        f" median difference {statistics.median(gains):+.4f};"
+        f" median time {statistics.median(f['seconds_with_start'] for f in rows):.0f} s"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,16 @@ from coral.errors import ConfigError, Fault, RunError, RunLockedError
 from coral.evolution import EvolutionState, replay
 from coral.evolve import evolve
 from coral.execution import PoolExecutor
-from coral.ports import DataContext, LinearModule, Observer, Ports, Progress, Survey, TaskSurvey, TrainingJob
+from coral.ports import (
+    DataContext,
+    LinearModule,
+    Observer,
+    Ports,
+    Progress,
+    Survey,
+    TaskSurvey,
+    TrainingJob,
+)
 from coral.reporting import Facts, export_state, forecast, probe_ladder, run_facts
 from coral.settings import ExecutionSettings, RunSpec
 from coral.spec import LoadedConfig, check_survey, dump_spec, load_config

@@ -3,7 +3,7 @@
 CoralError
 ├── ConfigError          exit 2   one or more faults in a config, each with its remedy
 ├── PlanError            exit 2   a training plan that breaks an invariant (also a ValueError)
-├── GenomeError          exit 2   a gene, genome or search space that breaks an invariant (also a ValueError)
+├── GenomeError          exit 2   a gene, genome or search space that breaks one (also a ValueError)
 ├── TaskError            exit 2   a task plugin that can't be found, loaded or used
 ├── ModelError           exit 2   a base model that can't be found, verified or adapted
 ├── NoSurvivorsError     exit 3   no trial of the first generation survived

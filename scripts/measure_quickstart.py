@@ -1,6 +1,6 @@
 """Runs the quickstart on several seeds, one after another, and prints what the README states.
 
-    .venv/bin/python scripts/measure_quickstart.py --seeds 5 --json quickstart.json
+.venv/bin/python scripts/measure_quickstart.py --seeds 5 --json quickstart.json
 """
 
 from __future__ import annotations

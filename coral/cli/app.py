@@ -107,7 +107,10 @@ def _finish(facts: dict[str, Any], *, json: bool) -> None:
         return
     console = Console(highlight=False)
     print_run(facts, console)
-    console.print(f'next: coral show {facts["run"]}    coral predict {facts["run"]} "some text"', soft_wrap=True)
+    console.print(
+        f'next: coral show {facts["run"]}    coral predict {facts["run"]} "some text"',
+        soft_wrap=True,
+    )
 
 
 @app.command()
@@ -245,7 +248,9 @@ def predict(
         given = _texts(texts, file)
         answers = coral.predict(run, given)
         if json:
-            typer.echo(as_json([{"text": t, "tasks": a} for t, a in zip(given, answers, strict=True)]))
+            typer.echo(
+                as_json([{"text": t, "tasks": a} for t, a in zip(given, answers, strict=True)])
+            )
             return
         console = Console(highlight=False)
         for text, answer in zip(given, answers, strict=True):

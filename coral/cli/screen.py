@@ -106,7 +106,9 @@ class Screen:
         """Return one line for a finished generation."""
         last, ledger = state.history[-1], state.ledger
         metric = self._spec.objectives[0].metric
-        gain = "" if self._best is None or last.best is None else f" ({last.best - self._best:+.4f})"
+        gain = (
+            "" if self._best is None or last.best is None else f" ({last.best - self._best:+.4f})"
+        )
         self._best = last.best
         best = "none" if last.best is None else f"{last.best:.4f}{gain}"
         epochs = ledger.searched.examples / state.train_examples
@@ -129,7 +131,8 @@ class Screen:
             table.add_row(
                 f"  trial {progress.trial:>3}",
                 self._spec.training_stages[progress.stage].name,
-                Text("━" * round(20 * share), style="green") + Text("━" * round(20 * (1 - share)), style="dim"),
+                Text("━" * round(20 * share), style="green")
+                + Text("━" * round(20 * (1 - share)), style="dim"),
                 f"{progress.step}/{progress.end_step}",
                 f"loss {progress.loss:.3f}",
             )

@@ -58,7 +58,9 @@ def print_run(facts: Facts, console: Console) -> None:
         f" of {facts['generations']}, seed {facts['seed']}"
     )
     if facts["champion"] is None:
-        console.print("No trial has finished yet." if facts["status"] == "running" else "No champion.")
+        console.print(
+            "No trial has finished yet." if facts["status"] == "running" else "No champion."
+        )
         return
     console.print(_scores(facts))
     console.print(_comparison(facts), "", _front(facts), "", _summary(facts), sep="\n")
@@ -75,10 +77,10 @@ def _scores(facts: Facts) -> Table:
     """Champion and default recipe side by side, a row a metric."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     rows = [("champion", facts["champion"]), ("default recipe", facts["baseline"])]
-    rows = [(name, row) for name, row in rows if row is not None]
+    rows = [pair for pair in rows if pair[1] is not None]
     splits = ("validation", "test") if facts["champion"]["metrics"]["test"] else ("validation",)
     table.add_column("")
-    for name, row in rows:
+    for name, _ in rows:
         for split in splits:
             table.add_column(f"{name}\n{split}", justify="right")
     validation = facts["champion"]["metrics"]["validation"]
@@ -119,7 +121,9 @@ def _front(facts: Facts) -> Group:
         parents = " and ".join(str(parent) for parent in row["parents"])
         scores = "  ".join(f"{metric} {_objective(validation[metric])}" for metric in objectives)
         origin = row["operator"] + (f" of {parents}" if parents else "")
-        genes = "  ".join(f"{k.partition('.')[2]}={value_text(v)}" for k, v in row["genome"].items())
+        genes = "  ".join(
+            f"{k.partition('.')[2]}={value_text(v)}" for k, v in row["genome"].items()
+        )
         lines += [Text(f"trial {row['trial']:>3}  {scores}  {origin}"), Text(f"  {genes}", "dim")]
     return Group(*lines)
 
@@ -138,12 +142,12 @@ def _summary(facts: Facts) -> Group:
         f" {cost['epochs_spent']:.1f} epochs spent, {cost['epochs_saved']:.1f} saved;"
         f" {duration(cost['wall_seconds'])}; peak {size(facts['peak_memory_bytes'])} a worker",
     ]
-    for trust in facts["audit"]["stage_trust"]:
-        if trust["kendall_tau"] is not None:
-            lines.append(
-                f"trust   {trust['stage']} against the last stage: Kendall tau"
-                f" {trust['kendall_tau']:.2f} over {trust['trials']} trials"
-            )
+    lines += [
+        f"trust   {trust['stage']} against the last stage: Kendall tau"
+        f" {trust['kendall_tau']:.2f} over {trust['trials']} trials"
+        for trust in facts["audit"]["stage_trust"]
+        if trust["kendall_tau"] is not None
+    ]
     for rule in facts["audit"]["rules"]:
         told = f"pruned  {rule['condemned']} by: {rule['rule']}"
         if rule["audited"]:
@@ -157,9 +161,7 @@ def print_failures(facts: Facts, console: Console) -> None:
     if not facts["failures"]:
         console.print("No trial failed.")
     for failure in facts["failures"]:
-        console.print(
-            f"[bold]trial {failure['trial']}[/] at {failure['stage']}: {failure['kind']}"
-        )
+        console.print(f"[bold]trial {failure['trial']}[/] at {failure['stage']}: {failure['kind']}")
         console.print(Text(failure["message"]))
         if failure["traceback"]:
             console.print(Text(failure["traceback"]), style="dim")

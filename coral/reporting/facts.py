@@ -222,9 +222,7 @@ def finite(value: Any) -> Any:
 
 def export_state(state: EvolutionState) -> str:
     """Return every trial as canonical JSON without times: equal runs give equal bytes."""
-    return as_canonical_json(
-        finite([_timeless(asdict(trial)) for trial in state.trials])
-    )
+    return as_canonical_json(finite([_timeless(asdict(trial)) for trial in state.trials]))
 
 
 def _timeless(value: Any) -> Any:

@@ -29,9 +29,7 @@ def probe_ladder(train_examples: int, batch_size: int, steps: int) -> tuple[Stag
     )
 
 
-def forecast(
-    spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: int
-) -> Facts:
+def forecast(spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: int) -> Facts:
     """Return stages, steps, time, memory and disk of a run that has not begun.
 
     Args:

@@ -2,6 +2,7 @@
 
 from coral.spec.base_model import locate
 from coral.spec.dump import dump_spec
-from coral.spec.load import LoadedConfig, check_survey, load_config
+from coral.spec.load import LoadedConfig, load_config
+from coral.spec.survey import check_survey
 
 __all__ = ["LoadedConfig", "check_survey", "dump_spec", "load_config", "locate"]

@@ -26,7 +26,7 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Give the values that Python refuses, such as the date 2020-13-45, their line."""
         try:
-            return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
+            return super().construct_object(node, deep)
         except ValueError as error:
             raise yaml.constructor.ConstructorError(
                 problem=f"not a value: {error}", problem_mark=node.start_mark
@@ -34,7 +34,10 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts into quotes what ``_Loader`` would otherwise read as a number."""
+    """Puts into quotes what ``_Loader`` would read as a number, and writes no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 for _kind in (_Loader, _Dumper):
@@ -157,9 +160,9 @@ def _parse(text: str, source: str) -> tuple[Any, _Keys]:
         keys.visit(node, ())
         if keys.faults:  # what can't be told apart is not worth building
             return {}, keys
-        return loader.construct_document(node), keys  # type: ignore[no-untyped-call]
+        return loader.construct_document(node), keys
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
 
 
 class _Keys:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-import yaml
-
 from coral.genome import ChoiceGene, FloatGene, Gene, IntGene, SimplexGene, SubsetGene
 from coral.settings import RunSpec
+from coral.spec.document import dump_yaml
 
 
 def dump_spec(spec: RunSpec) -> str:
@@ -33,8 +32,7 @@ def dump_spec(spec: RunSpec) -> str:
         "output_dir": spec.output_dir,
         "seed": spec.seed,
     }
-    text: str = yaml.safe_dump(_plain(data), sort_keys=False, allow_unicode=True)
-    return text
+    return dump_yaml(_plain(data))
 
 
 def _gene(gene: Gene) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class Reader:
                 self.fault((*path, name), "must be given", f"Add `{name}: ...` here.")
         if any(name not in values for name in required):
             return None
-        built = self.construct(record, values, path)
+        built = self.construct(record, values, path, whole=len(self.faults) == before)
         return built if len(self.faults) == before else None
 
     def construct(
@@ -116,11 +116,14 @@ class Reader:
         values: Mapping[str, Any],
         path: KeyPath,
         written: Mapping[str, KeyPath] | None = None,
+        *,
+        whole: bool = True,
     ) -> Record | None:
         """Build a record; each invariant that breaks becomes a fault of the field that it names.
 
         Args:
             written: where a field was written, if not at ``path``.
+            whole: no value is missing for a fault of its own, so that faults between fields count.
         """
         kept = dict(values)
         while True:
@@ -130,7 +133,8 @@ class Reader:
                 name, rule = named_rule(error)
                 field = {f.name: f for f in dataclasses.fields(record)}.get(name)  # type: ignore[arg-type]
                 if field is None or name not in kept or _is_required(field):
-                    self.fault(path, str(error), "Correct the value.")
+                    if whole:
+                        self.fault(path, str(error), "Correct the value.")
                     return None
                 where = (written or {}).get(name, (*path, name))
                 self.fault(where, rule, _remedy(record, name, kept[name]))
@@ -147,7 +151,8 @@ def named_rule(error: Exception) -> tuple[str, str]:
 
 def suggestion(word: str, known: tuple[str, ...], title: str, listed: tuple[str, ...] = ()) -> str:
     """Return a remedy for a misspelt name: the one that is most alike, or all of them."""
-    close = difflib.get_close_matches(word, sorted(known), n=1, cutoff=0.6)
+    worth = sorted(name for name in known if len(name) > 2)
+    close = difflib.get_close_matches(word, worth, n=1, cutoff=0.6)
     return f"Did you mean {close[0]!r}?" if close else f"{title}: {', '.join(listed or known)}."
 
 
@@ -192,8 +197,18 @@ _TYPES = {
     "mapping": "a mapping",
     "none": "null",
 }
-_SIGNS = {"greater_than": ">", "greater_than_equal": ">=", "less_than": "<", "less_than_equal": "<="}
-_LIMITS = {"greater_than": "gt", "greater_than_equal": "ge", "less_than": "lt", "less_than_equal": "le"}
+_SIGNS = {
+    "greater_than": ">",
+    "greater_than_equal": ">=",
+    "less_than": "<",
+    "less_than_equal": "<=",
+}
+_LIMITS = {
+    "greater_than": "gt",
+    "greater_than_equal": "ge",
+    "less_than": "lt",
+    "less_than_equal": "le",
+}
 
 
 def _rule(kind: str, context: Mapping[str, Any]) -> str:
@@ -208,7 +223,7 @@ def _remedy(record: type, name: str, got: Any) -> str:
     field = {f.name: f for f in dataclasses.fields(record)}[name]
     if isinstance(got, str):
         options = _options(get_type_hints(record)[name])
-        close = difflib.get_close_matches(got, options, n=1, cutoff=0.6)
+        close = difflib.get_close_matches(got, options, n=1, cutoff=0.7)
         if close:
             return f"Did you mean {close[0]!r}?"
     if _is_required(field):

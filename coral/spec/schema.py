@@ -56,7 +56,7 @@ def config_schema() -> Schema:
     shorthands = {
         **aliases,
         **{name: {"type": "number", "exclusiveMinimum": 0} for name in ALPHA_NAMES},
-        **{name: whole for name in (*BATCH_NAMES, ACCUMULATION)},
+        **dict.fromkeys((*BATCH_NAMES, ACCUMULATION), whole),
         TARGET_LINEAR: {"type": "boolean"},
     }
     parts = {part: _record(record) for part, record in PARTS.items()}

@@ -18,8 +18,8 @@ from coral.spec.aliases import (
     TARGET_LINEAR,
     TRAINING_SHORTHANDS,
 )
-from coral.spec.document import Document, KeyPath, dotted
-from coral.spec.fields import Reader, shown
+from coral.spec.document import Document, KeyPath, dotted, shown
+from coral.spec.fields import Reader
 
 PARTS: dict[str, type] = get_type_hints(TrainingPlan)
 """Part name to its record."""

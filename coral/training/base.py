@@ -50,8 +50,7 @@ class BaseModel:
 
     @property
     def hidden_size(self) -> int:
-        size: int = self.model.get_input_embeddings().embedding_dim
-        return int(getattr(self.model.config, "hidden_size", size))
+        return int(self.model.config.hidden_size)
 
 
 def load_base(base_model: str, *, device: str, trust_remote_code: bool) -> BaseModel:

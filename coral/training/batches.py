@@ -84,7 +84,7 @@ def _priority(labels: Indices, seed: int, task: str) -> NDArray[np.float64]:
 
 
 def fraction(index: TrainIndex, task: int, data_percentage: float) -> Indices:
-    """Return the rows of a task that a stage may draw from; smaller fractions lie in larger ones."""
+    """Return the rows of a task that a stage may draw from; small fractions lie in large ones."""
     rows = np.flatnonzero(index.task == task)
     count = max(1, int(np.ceil(len(rows) * data_percentage / 100 - 1e-9)))
     return np.sort(rows[np.argsort(index.priority[rows], kind="stable")[:count]])
@@ -124,9 +124,9 @@ def stage_batches(
 
 
 def _allot(shares: Sequence[float], drawn: Indices, size: int) -> Indices:
-    """Return how many of the next ``size`` examples each task gets, keeping totals to the shares."""
+    """Return how many of the next ``size`` examples each task gets: totals keep to the shares."""
     target = np.asarray(shares) * (drawn.sum() + size)
-    counts = np.maximum(0, np.floor(target - drawn + 1e-9)).astype(np.int64)
+    counts: Indices = np.maximum(0, np.floor(target - drawn + 1e-9)).astype(np.int64)
     while counts.sum() > size:
         counts[int(np.argmax(drawn + counts - target))] -= 1
     while counts.sum() < size:

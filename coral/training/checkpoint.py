@@ -18,7 +18,7 @@ from coral.training.encoder import MultiTaskEncoder
 
 FORMAT = 1
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""AdamW's state of one parameter. Its steps are its own: a head rests in batches without its task."""
+"""AdamW's state of one parameter; each has its own steps: a head rests without its task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +41,7 @@ class Position:
     format: int = FORMAT
 
 
-def dump(
-    encoder: MultiTaskEncoder, optimizer: torch.optim.Optimizer, position: Position
-) -> bytes:
+def dump(encoder: MultiTaskEncoder, optimizer: torch.optim.Optimizer, position: Position) -> bytes:
     """Return a checkpoint."""
     tensors = encoder.state()
     for name, parameter in _trained(encoder):

@@ -92,7 +92,9 @@ def build_train_set(
     }
     labels = {name: loaded.data.train.labels for name, loaded in tasks.items()}
     offsets = np.cumsum([0, *(len(part.ids) for part in parts.values())])
-    starts = [part.starts[:-1] + offset for part, offset in zip(parts.values(), offsets, strict=False)]
+    starts = [
+        part.starts[:-1] + offset for part, offset in zip(parts.values(), offsets, strict=False)
+    ]
     texts = TokenizedTexts(
         ids=np.concatenate([part.ids for part in parts.values()]),
         starts=np.concatenate([*starts, offsets[-1:]]),
@@ -139,7 +141,9 @@ def evaluation_part(split: Examples, percentage: float) -> Examples:
     The choice depends on the texts alone, so that tasks that share texts share the part as well.
     """
     count = max(1, int(np.ceil(len(split) * percentage / 100 - 1e-9)))
-    order = sorted(range(len(split)), key=lambda i: hashlib.sha256(split.texts[i].encode()).digest())
+    order = sorted(
+        range(len(split)), key=lambda i: hashlib.sha256(split.texts[i].encode()).digest()
+    )
     chosen = sorted(order[:count])
     return Examples(texts=tuple(split.texts[i] for i in chosen), labels=split.labels[chosen])
 

@@ -72,7 +72,7 @@ class MultiTaskEncoder(nn.Module):
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """Fold the adapter into the base for the length of the scope, which makes evaluation cheaper.
+        """Fold the adapter into the base for the length of the scope: evaluation gets cheaper.
 
         The base's own tensors are put back afterwards, so it stays exact to the bit.
 

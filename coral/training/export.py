@@ -1,4 +1,4 @@
-"""Handing over: a folder with adapter, heads, tokenizer, model card and facts; and using it again."""
+"""Handing over a folder with adapter, heads, tokenizer, card and facts; and using it again."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ def write(
 
 
 def _model_card(card: Mapping[str, Any]) -> str:
-    rows = [
-        f"| {metric} | {card['metrics']['validation'].get(metric, float('nan')):.4f} | {_shown(value)} |"
-        for metric, value in (card["metrics"]["test"] or card["metrics"]["validation"]).items()
-    ]
+    validation, test = card["metrics"]["validation"], card["metrics"]["test"] or {}
+    table = "\n".join(
+        f"| {metric} | {_shown(value)} | {_shown(test.get(metric))} |"
+        for metric, value in validation.items()
+    )
     tasks = "\n".join(
         f"- `{name}`: {', '.join(facts['labels'])}" for name, facts in card["tasks"].items()
     )
     genome = "\n".join(f"| `{path}` | {value} |" for path, value in card["genome"].items())
-    table = "\n".join(rows if card["metrics"]["test"] else [r.rsplit("|", 2)[0] + "| – |" for r in rows])
     return f"""---
 library_name: peft
 base_model: {card["base_model"]}
@@ -96,14 +96,16 @@ encoder = PeftModel.from_pretrained(AutoModel.from_pretrained(BASE_MODEL_FOLDER)
 """
 
 
-def _shown(value: float) -> str:
-    return f"{value:.4f}"
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
 
 
 class Predictor:
     """A handed-over adapter with its heads, ready to label texts."""
 
-    def __init__(self, folder: Path, *, device: str = "cpu", trust_remote_code: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, device: str = "cpu", trust_remote_code: bool = False
+    ) -> None:
         """Load the folder and the base model that it names.
 
         Raises:
@@ -138,12 +140,14 @@ class Predictor:
         sequence_len = self.card["plan"]["encoding"]["sequence_len"]
         unlabelled = Examples(texts=tuple(texts), labels=np.zeros(len(texts), dtype=np.int64))
         examples = build_evaluation_set(
-            {name: unlabelled for name in tasks}, self._base.tokenizer, sequence_len
+            dict.fromkeys(tasks, unlabelled), self._base.tokenizer, sequence_len
         )
         probabilities = predict(self._encoder, examples)
         return [
             {
-                name: dict(zip(facts["labels"], np.round(probabilities[name][i], 6).tolist(), strict=True))
+                name: dict(
+                    zip(facts["labels"], np.round(probabilities[name][i], 6).tolist(), strict=True)
+                )
                 for name, facts in tasks.items()
             }
             for i in range(len(texts))

@@ -32,9 +32,7 @@ def step_cost(
     2 x r x (in + out) forward and twice that backward. Attention takes 4 x hidden size for each
     pair forward and twice that backward.
     """
-    adapted = set(
-        adapted_modules(plan, [(module.name, module.layer) for module in modules], depth)
-    )
+    adapted = set(adapted_modules(plan, [(module.name, module.layer) for module in modules], depth))
     inside = [module for module in modules if module.layer is not None]
     lowest = min((m.layer or 0 for m in modules if m.name in adapted), default=depth)
     per_token = 0.0
@@ -56,9 +54,7 @@ def adapter_parameters(plan: AdapterPlan, modules: Sequence[LinearModule], depth
     Raises:
         PlanError: the plan's targets match nothing.
     """
-    adapted = set(
-        adapted_modules(plan, [(module.name, module.layer) for module in modules], depth)
-    )
+    adapted = set(adapted_modules(plan, [(module.name, module.layer) for module in modules], depth))
     return sum(
         plan.rank * (module.in_features + module.out_features)
         + (module.out_features if plan.dora else 0)

@@ -153,11 +153,9 @@ def _accumulate(
             members = torch.from_numpy((tasks == number).nonzero()[0]).to(device)
             if len(members):
                 logits = encoder.heads[name](vectors[members])
-                loss = loss + nn.functional.cross_entropy(
-                    logits, labels[members], reduction="sum"
-                )
+                loss = loss + nn.functional.cross_entropy(logits, labels[members], reduction="sum")
         loss = loss / len(rows)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         total += loss.detach()
         log.tokens += int(mask.sum())
         log.teraflops += cost.teraflops(*ids.shape)

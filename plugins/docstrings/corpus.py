@@ -79,7 +79,7 @@ def _cached_library(cache_dir: Path, library: str) -> tuple[Docstring, ...]:
     docstrings = read_library(library)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(_encode(docstrings), encoding="utf-8")
-    os.replace(temporary, path)
+    temporary.replace(path)
     return docstrings
 
 

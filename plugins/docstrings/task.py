@@ -111,9 +111,7 @@ class DocstringTask:
         )
 
 
-def _stratified_order(
-    strata: Sequence[tuple[str, str]], rng: np.random.Generator
-) -> list[int]:
+def _stratified_order(strata: Sequence[tuple[str, str]], rng: np.random.Generator) -> list[int]:
     """Return a random order whose every beginning has the strata in about their true shares.
 
     The ``i``-th of a stratum's ``s`` examples, shuffled, goes to position ``(i + 1/2) / s``; the

@@ -156,7 +156,12 @@ def test_a_deleted_cache_costs_retraining_and_nothing_else(project: Path, finish
 
 def test_results_do_not_depend_on_worker_count(project: Path, finished: Path) -> None:
     alone = coral(
-        project, "evolve", "toy.yaml", "output_dir=alone", "execution.workers=1", cache="cache-alone"
+        project,
+        "evolve",
+        "toy.yaml",
+        "output_dir=alone",
+        "execution.workers=1",
+        cache="cache-alone",
     )
     assert alone.returncode == 0, alone.stderr
     assert trials(project, "alone") == trials(project, "run")

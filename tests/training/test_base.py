@@ -153,9 +153,7 @@ class TestVerification:
         assert load_base(package, device="cpu", trust_remote_code=False).depth == DEPTH
 
     @pytest.mark.parametrize("position", [100, -1])
-    def test_one_changed_byte_is_refused(
-        self, package: str, tmp_path: Path, position: int
-    ) -> None:
+    def test_one_changed_byte_is_refused(self, package: str, tmp_path: Path, position: int) -> None:
         weights = tmp_path / "tiny_base_model" / "model" / WEIGHTS
         content = bytearray(weights.read_bytes())
         content[position] ^= 1

@@ -34,7 +34,9 @@ def index_of(sizes: list[int], *, classes: int = 3, seed: int = 0) -> TrainIndex
     """Tasks of the given sizes, with labels and lengths drawn at random."""
     rng = stream(seed, "test_batches")
     names = [f"task{number}" for number in range(len(sizes))]
-    labels = {name: rng.integers(classes, size=size) for name, size in zip(names, sizes, strict=True)}
+    labels = {
+        name: rng.integers(classes, size=size) for name, size in zip(names, sizes, strict=True)
+    }
     lengths = {name: rng.integers(3, 65, size=len(labels[name])) for name in names}
     return build_index(labels, lengths, seed)
 
@@ -116,7 +118,7 @@ def test_every_stage_has_the_steps_of_the_ladder_in_whole_batches(
 def test_batches_are_a_pure_function_of_plan_data_and_seed(
     sizes: list[int], plan: TrainingPlan, seed: int
 ) -> None:
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - global state must not matter
+    np.random.seed(seed % 2**32)
     first = {s: stage_batches(plan, index_of(sizes), LADDER, s, seed) for s in STAGES}
     again = {s: stage_batches(plan, index_of(sizes), LADDER, s, seed) for s in reversed(STAGES)}
     for stage in STAGES:

@@ -41,7 +41,9 @@ def batch(base: BaseModel, texts: tuple[str, ...] = TEXTS) -> tuple[torch.Tensor
 
 
 class TestPooling:
-    HIDDEN = torch.tensor([[[1.0, 10], [2, 20], [6, 60], [99, 99]], [[4, 40], [8, 80], [9, 9], [9, 9]]])
+    HIDDEN = torch.tensor(
+        [[[1.0, 10], [2, 20], [6, 60], [99, 99]], [[4, 40], [8, 80], [9, 9], [9, 9]]]
+    )
     MASK = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]])
 
     @pytest.mark.parametrize(
@@ -192,9 +194,7 @@ def test_dropout_is_switched_in_the_adapter_alone(base: BaseModel) -> None:
         assert active
         assert all(".lora_dropout" in name for name in active)
         encoder.train_adapter(False)
-        assert not any(
-            m.training for m in encoder.adapter.modules() if isinstance(m, nn.Dropout)
-        )
+        assert not any(m.training for m in encoder.adapter.modules() if isinstance(m, nn.Dropout))
 
 
 def test_targets_that_match_nothing_are_named(base: BaseModel) -> None:

@@ -247,9 +247,7 @@ class TestACheckpointThatIsNoUseOnlyCostsRetraining:
     ) -> None:
         whole = checkpoints.get(run(trainer, make_job(stage=0)).checkpoint or "")
         size = int(kept * len(whole)) if isinstance(kept, float) else kept
-        assert_same(
-            self.retrained(trainer, checkpoints, checkpoints.put(whole[:size])), expected
-        )
+        assert_same(self.retrained(trainer, checkpoints, checkpoints.put(whole[:size])), expected)
 
     def test_random_bytes(
         self, trainer: LoraTrainer, checkpoints: MemoryCheckpoints, expected: dict[str, Tensor]

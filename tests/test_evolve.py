@@ -216,8 +216,10 @@ def test_an_evolution_ends_with_a_confirmed_champion_better_than_the_default_rec
     assert [score.trial for score in state.confirmation.scores] == [state.champion, 0]
 
 
-def test_the_same_seed_gives_the_same_run() -> None:
-    assert run() == run()
+@pytest.mark.parametrize("selection", get_args(Selection))
+def test_the_same_seed_gives_the_same_run(selection: Selection) -> None:
+    spec = replace(SPEC, evolution=replace(SPEC.evolution, selection=selection))
+    assert run(spec) == run(spec)
 
 
 def test_another_seed_gives_another_run() -> None:

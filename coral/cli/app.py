@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coral import __version__
-from coral.errors import CoralError
+from coral.errors import ConfigError, CoralError, Fault, RunError
 
 if TYPE_CHECKING:
     from coral.cli.screen import Screen
@@ -23,10 +23,12 @@ app = typer.Typer(
     help="Evolve LoRA genomes: which rank, targets, learning rate and data order are best.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # Rich's Markdown alone would take a third of the time of --help
     pretty_exceptions_enable=False,
 )
 
 INTERRUPTED = 130
+KEPT = "; what was finished is kept. next: coral resume {run}"
 
 Overrides = Annotated[
     list[str] | None,
@@ -46,19 +48,22 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder."
 
 @contextmanager
 def _reported(run_hint: str = "") -> Iterator[None]:
-    """Turn errors into a message and an exit code; SIGTERM ends a run as Ctrl-C does."""
+    """Turn errors into a message and an exit code; SIGTERM ends a run as Ctrl-C does.
 
-    def interrupt(signum: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
+    Args:
+        run_hint: what is left of a run that is interrupted, and the next command.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
+    except ConfigError as error:
+        typer.echo(str(error), err=True)  # a line begins with file:line, as editors like it
+        raise typer.Exit(error.exit_code) from error
     except CoralError as error:
         typer.echo(f"coral: {error}", err=True)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt:
-        typer.echo(f"\ninterrupted; what was finished is kept.{run_hint}", err=True)
+        typer.echo(f"\ninterrupted{run_hint}", err=True)
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
         sys.stderr.close()
@@ -66,8 +71,6 @@ def _reported(run_hint: str = "") -> Iterator[None]:
 
 
 def _overrides(*groups: list[str] | None) -> dict[str, str]:
-    from coral.errors import ConfigError, Fault
-
     pairs: dict[str, str] = {}
     faults = []
     for text in (item for group in groups for item in group or []):
@@ -76,8 +79,8 @@ def _overrides(*groups: list[str] | None) -> dict[str, str]:
             faults.append(
                 Fault(
                     where="command line",
-                    key=text,
-                    rule="an override is KEY=VALUE",
+                    key="",
+                    rule=f"an override is KEY=VALUE, got {text}.",
                     remedy="Write, for example, evolution.generations=5.",
                 )
             )
@@ -98,6 +101,7 @@ def _screen(spec: RunSpec) -> Screen:
 def _finish(facts: dict[str, Any], *, json: bool) -> None:
     """Print a finished run on stdout, with the path of what it made and the next command."""
     from rich.console import Console
+    from rich.text import Text
 
     from coral.cli.tables import print_run
     from coral.reporting import as_json
@@ -107,16 +111,16 @@ def _finish(facts: dict[str, Any], *, json: bool) -> None:
         return
     console = Console(highlight=False)
     print_run(facts, console)
-    console.print(
-        f'next: coral show {facts["run"]}    coral predict {facts["run"]} "some text"',
-        soft_wrap=True,
-    )
+    run = facts["run"]
+    line = f'next: coral show {run}    coral predict {run} "some text"'
+    console.print(Text(line), soft_wrap=True)
 
 
 @app.command()
 def evolve(
     config: Annotated[str, typer.Argument(help="A YAML file, or a bundled config's name.")],
     overrides: Overrides = None,
+    *,
     set_: SetOption = None,
     plugins: Plugins = None,
     dry_run: Annotated[
@@ -125,7 +129,7 @@ def evolve(
     json: Json = False,
 ) -> None:
     """Evolve a population of LoRA genomes and hand over the best adapter."""
-    with _reported(" next: coral resume RUN (`coral runs` lists them)"):
+    with _reported(KEPT.format(run="RUN (`coral runs` lists them)")):
         from rich.console import Console
 
         from coral import compose
@@ -158,7 +162,7 @@ def resume(
     json: Json = False,
 ) -> None:
     """Go on with a run after an interruption, or extend a finished one."""
-    with _reported(f" next: coral resume {run}"):
+    with _reported(KEPT.format(run=run)):
         from coral import compose
 
         with _screen(compose.read_spec(run)) as screen:
@@ -245,12 +249,12 @@ def predict(
         import coral
         from coral.reporting import as_json
 
+        _require_champion(run)
         given = _texts(texts, file)
         answers = coral.predict(run, given)
         if json:
-            typer.echo(
-                as_json([{"text": t, "tasks": a} for t, a in zip(given, answers, strict=True)])
-            )
+            pairs = zip(given, answers, strict=True)
+            typer.echo(as_json([{"text": text, "tasks": answer} for text, answer in pairs]))
             return
         console = Console(highlight=False)
         for text, answer in zip(given, answers, strict=True):
@@ -258,12 +262,21 @@ def predict(
             for task, shares in answer.items():
                 best = sorted(shares.items(), key=lambda item: -item[1])[:3]
                 told = "  ".join(f"{label} {share:.2f}" for label, share in best)
-                console.print(f"  {task}: {told}")
+                console.print(Text(f"  {task}: {told}"))
+
+
+def _require_champion(run: Path) -> None:
+    """Refuse a folder without an adapter before torch is loaded and stdin is read."""
+    champion = run / "champion"
+    folder = champion if champion.is_dir() else run
+    if not (folder / "coral.json").is_file():
+        raise RunError(
+            f"{run} must hold a champion, there is no {folder / 'coral.json'}.\n"
+            f"  Finish the run with `coral resume {run}`, or name another folder."
+        )
 
 
 def _texts(texts: list[str] | None, file: Path | None) -> list[str]:
-    from coral.errors import RunError
-
     if file is not None:
         try:
             content = file.read_text(encoding="utf-8")

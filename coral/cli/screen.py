@@ -83,19 +83,21 @@ class Screen:
         outcome = event.outcome
         stage = self._spec.training_stages[outcome.stage].name
         if outcome.failure is not None:
-            return f"  trial {event.trial:>3}  {stage}  {outcome.failure.kind}: {outcome.failure.message}"
+            failure = outcome.failure
+            return f"  trial {event.trial:>3}  {stage}  {failure.kind}: {failure.message}"
         metric = self._spec.objectives[0].metric
+        score = outcome.metrics.get(metric, float("nan"))
         loss = outcome.curve.loss[-1] if outcome.curve.loss else float("nan")
         seconds = outcome.cost.train_seconds + outcome.cost.evaluation_seconds
         return (
-            f"  trial {event.trial:>3}  {stage}  {metric} {outcome.metrics[metric]:.4f}"
+            f"  trial {event.trial:>3}  {stage}  {metric} {score:.4f}"
             f"  loss {loss:.3f}  step {outcome.cumulative_steps}  {seconds:.1f} s"
         )
 
     def _verdict_lines(self, event: GenerationFinished, state: EvolutionState) -> list[str]:
         finished = state.trials[len(state.trials) - len(event.verdicts) :]
         lines = [
-            f"  trial {trial.number:>3}  pruned: {trial.verdict.reason}"
+            f"  trial {trial.number:>3}  {trial.verdict.status}: {trial.verdict.reason}"
             + ("  (audited)" if trial.verdict.audited else "")
             for trial in finished
             if trial.verdict.status != "completed"
@@ -126,7 +128,7 @@ class Screen:
     def _render(self) -> Group:
         """Draw the live part: what is under way, and the time left."""
         table = Table.grid(padding=(0, 2))
-        for progress in sorted(list(self._progress.values()), key=lambda p: p.trial):
+        for progress in sorted(self._progress.values(), key=lambda p: p.trial):
             share = progress.step / max(1, progress.end_step)
             table.add_row(
                 f"  trial {progress.trial:>3}",

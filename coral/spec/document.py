@@ -129,8 +129,8 @@ def parse_document(text: str, source: str) -> Document:
     except RecursionError as error:
         raise _whole(
             source,
-            f"a config is nested at most {DEEPEST} levels deep and holds at most {MOST_KEYS:,} keys,"
-            " aliases opened up; this one goes beyond",
+            f"a config has at most {DEEPEST} levels and {MOST_KEYS:,} keys, aliases opened up;"
+            " this one goes beyond",
             "Flatten it, and look for an alias inside of its own anchor.",
         ) from error
     if data is None:

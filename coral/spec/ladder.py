@@ -93,11 +93,11 @@ def _check_pair(reader: Reader, earlier: Stage, later: Stage, path: KeyPath) -> 
 
 
 def _check_epochs(reader: Reader, key: str, last: Stage) -> None:
-    epochs = reader.document.data[key]
-    if epochs != last.epoch_budget:
+    epochs, budget = reader.document.data[key], last.epoch_budget
+    if epochs != budget:
         reader.fault(
             (key,),
-            f"must equal the last stage's epoch_budget ({last.epoch_budget:g}), got {shown(epochs)}",
+            f"must equal the last stage's epoch_budget ({budget:g}), got {shown(epochs)}",
             "Remove it: training_stages says how long training is.",
         )
 

@@ -25,7 +25,6 @@ from coral.spec.document import (
     OVERRIDE,
     Document,
     KeyPath,
-    dotted,
     read_document,
     shown,
     with_overrides,
@@ -170,7 +169,8 @@ class _Sections:
             locate(value)
         except ModelError as error:
             rule, _, remedy = str(error).partition("\n")
-            self._reader.fault(path, f"{rule.rstrip('.')}, got {shown(value)}", remedy)
+            told = rule if value in rule else f"{rule.rstrip('.')}, got {shown(value)}"
+            self._reader.fault(path, told, remedy)
             return None
         model: str = value
         return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter
@@ -14,12 +15,13 @@ from coral.settings import BudgetSettings, EvolutionSettings, ExecutionSettings
 from coral.spec.aliases import (
     ACCUMULATION,
     ALPHA_NAMES,
+    BASE_MODEL_NAMES,
     BATCH_NAMES,
     EPOCH_NAMES,
     PLAN_ALIASES,
     TARGET_LINEAR,
 )
-from coral.spec.training import PARTS
+from coral.spec.training import PARTS, plan_fields
 
 Schema = dict[str, Any]
 
@@ -62,12 +64,18 @@ def config_schema() -> Schema:
     parts = {part: _record(record) for part, record in PARTS.items()}
     rules = {"type": "array", "items": _record(PruneRule)}
     evolution = _record(EvolutionSettings)
-    evolution["properties"]["recipes"] = {"type": "array", "items": {"type": "object"}}
+    plan = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {**parts, **names, **shorthands},
+    }
+    evolution["properties"]["recipes"] = {"type": "array", "items": plan}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Coral config",
         "type": "object",
         "required": ["tasks"],
+        "oneOf": [{"required": [name]} for name in BASE_MODEL_NAMES],
         "additionalProperties": False,
         "properties": {
             "base_model": {
@@ -89,16 +97,12 @@ def config_schema() -> Schema:
                     ]
                 },
             },
-            "training": {
-                "type": "object",
-                "additionalProperties": False,
-                "properties": {**parts, **names, **shorthands},
-            },
+            "training": plan,
             "search_space": {
                 "type": "object",
                 "additionalProperties": False,
                 "properties": {
-                    **{part: {"type": "object"} for part in PARTS},
+                    **{part: _genes(plan_fields(part)) for part in PARTS},
                     **dict.fromkeys((*names, *PLAN_ALIASES, *BATCH_NAMES), _GENE),
                 },
             },
@@ -147,6 +151,11 @@ def _record(record: type) -> Schema:
             required.append(field.name)
     schema: Schema = {"type": "object", "additionalProperties": False, "properties": properties}
     return {**schema, "required": required} if required else schema
+
+
+def _genes(fields: Sequence[str]) -> Schema:
+    properties = dict.fromkeys(fields, _GENE)
+    return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
 def _plan_field(path: str) -> Schema:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import nn
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -71,7 +72,7 @@ def load_base(base_model: str, *, device: str, trust_remote_code: bool) -> BaseM
             dtype=torch.float32,
             use_safetensors=True,  # never a pickle
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"base model {base_model!r} can't be loaded: {_first_line(error)}\n"
             "Name a local folder, package:<module>/<folder>, or a hub id that this machine can"

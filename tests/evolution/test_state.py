@@ -202,6 +202,12 @@ def test_a_generations_trials_hold_their_own_outcomes_by_stage() -> None:
     assert state.digests == {candidate.digest for candidate in candidates}
 
 
+def test_the_state_remembers_every_digest_of_the_run() -> None:
+    state = live(live(start(), reached(0.5), reached(0.6)), reached(0.7))
+    assert state.digests == {trial.candidate.digest for trial in state.trials}
+    assert len(state.digests) == 3
+
+
 def test_what_a_generation_spent_is_in_the_ledger() -> None:
     state = live(start(), reached(0.5, 0.6, 0.7), reached(0.5), failed("oom", 0.5))
     assert [cost.optimizer_steps for cost in state.ledger.search] == [30, 10, 10]

@@ -339,7 +339,8 @@ def test_a_long_curve_is_thinned_and_keeps_both_ends(
     build_trainer: BuildTrainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("coral.training.trainer.CURVE_POINTS", 5)
-    outcome = run(build_trainer(), make_job())
+    long = (Stage(name="only", epoch_budget=1.5, data_percentage=100, survival_rate=1),)
+    outcome = run(build_trainer(), make_job(stages=long, stage=0))
     assert outcome.cost.optimizer_steps == 9
     assert outcome.curve.step == (1, 3, 5, 7, 9)
 
@@ -395,6 +396,14 @@ class TestFailuresAreOutcomes:
         assert outcome.failure is not None
         assert outcome.failure.kind == "plugin"
         assert "kappa" in outcome.failure.message
+
+    def test_what_a_failed_job_spent_is_reported(self, build_trainer: BuildTrainer) -> None:
+        wild = make_job({"schedule.learning_rate": 1e6})
+        outcome = run(build_trainer(), wild)
+        assert outcome.cost.optimizer_steps > 0
+        assert outcome.cost.tokens > 0
+        assert outcome.cost.teraflops > 0
+        assert len(outcome.curve.loss) > 0
 
     def test_a_failure_reports_the_attempt(self, build_trainer: BuildTrainer) -> None:
         job = make_job({"schedule.learning_rate": 1e6}, attempt=3)

@@ -243,13 +243,14 @@ def predict(
 ) -> None:
     """Label texts with a run's champion."""
     with _reported():
+        _require_champion(run)
+
         from rich.console import Console
         from rich.text import Text
 
         import coral
         from coral.reporting import as_json
 
-        _require_champion(run)
         given = _texts(texts, file)
         answers = coral.predict(run, given)
         if json:

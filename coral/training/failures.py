@@ -9,7 +9,12 @@ import torch
 from coral.errors import TaskError
 from coral.records import Failure, FailureKind
 
-_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+_OUT_OF_MEMORY = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "could not create a primitive",  # oneDNN, when it gets no memory for a kernel
+)
 
 
 class DivergedError(Exception):

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModel, AutoTokenizer
+
+from coral.errors import ModelError
+from coral.plan import digest_of
+from coral.training.base import BaseModel, load_base
+from coral.training.data import tokenize
+from coral.training.encoder import pool
+from coral.training.evaluation import predict
+from coral.training.export import Predictor
+from coral.training.trainer import LoraTrainer
+from tests.training.conftest import SEED, BuildTrainer, make_job, plan
+from tests.training.models import animals, colours
+
+STRATEGIES: dict[str, dict[str, Any]] = {
+    "lora": {"adapter.target_modules": "all-linear", "adapter.dropout": 0.1},
+    "rslora and last token": {"adapter.rslora": True, "encoding.pooling": "last"},
+    "dora on the top layer": {"adapter.dora": True, "adapter.layers": "top-1"},
+}
+TEXTS = ("red w1 w2 w3", "w4 blue dog", "cat", "green w9 w9 w9 w9 w9 w9 w9 w9")
+
+
+@pytest.fixture(params=STRATEGIES)
+def values(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return STRATEGIES[request.param]
+
+
+@pytest.fixture
+def trainer(build_trainer: BuildTrainer) -> LoraTrainer:
+    return build_trainer(colours(24), animals(16))
+
+
+def card_of(base_folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "base_model": str(base_folder),
+        "run": "tiny",
+        "trial": 4,
+        "seed": SEED,
+        "versions": {"coral": "0.1.0"},
+        "lineage": {"generation": 2, "operator": "crossover"},
+        "trainable_parameters": 1234,
+        "cumulative_steps": 56,
+        "metrics": {
+            "validation": {"auroc": 0.91239, "colour.auroc": 0.5},
+            "test": {"auroc": 0.87654, "colour.auroc": 0.5},
+        },
+        "tasks": {
+            "colour": {"labels": ["red", "green", "blue"]},
+            "animal": {"labels": ["cat", "dog"]},
+        },
+        "genome": {"adapter.rank": 4},
+        "plan": asdict(plan(values)),
+    }
+
+
+def exported(trainer: LoraTrainer, folder: Path, base_folder: Path, values: dict[str, Any]) -> Path:
+    trainer.export(make_job(values, stage=1), folder, card_of(base_folder, values))
+    return folder
+
+
+def test_peft_alone_gives_the_vectors_of_the_trained_encoder(
+    base: BaseModel,
+    base_folder: Path,
+    trainer: LoraTrainer,
+    tmp_path: Path,
+    values: dict[str, Any],
+) -> None:
+    folder = exported(trainer, tmp_path / "champion", base_folder, values)
+    job = make_job(values, stage=1)
+    ids, mask = tokenize(base.tokenizer, TEXTS, 16).pad(np.arange(len(TEXTS)))
+    with trainer._trained(job, []) as trained, torch.no_grad():
+        expected = trained.encoder.encode(ids, mask)
+    plain = AutoModel.from_pretrained(base_folder)
+    encoder = PeftModel.from_pretrained(plain, str(folder)).eval()
+    with torch.no_grad():
+        hidden = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        vectors = pool(hidden, mask, job.plan.encoding.pooling)
+        with encoder.disable_adapter():
+            bare = encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+    torch.testing.assert_close(vectors, expected, atol=1e-5, rtol=0)
+    assert (hidden - bare).abs().max() > 1e-4
+
+
+def test_the_predictor_gives_the_probabilities_of_the_trained_encoder(
+    base: BaseModel,
+    base_folder: Path,
+    trainer: LoraTrainer,
+    tmp_path: Path,
+    values: dict[str, Any],
+) -> None:
+    folder = exported(trainer, tmp_path / "champion", base_folder, values)
+    with trainer._trained(make_job(values, stage=1), []) as trained:
+        split = trainer._split("test", 16)
+        expected = predict(trained.encoder, split)
+    texts = trainer._tasks["colour"].data.test.texts
+    predicted = Predictor(folder).predict(texts)
+    assert len(predicted) == len(texts)
+    for row, answer in enumerate(predicted):
+        assert list(answer) == ["colour", "animal"]
+        assert list(answer["colour"]) == ["red", "green", "blue"]
+        np.testing.assert_allclose(
+            list(answer["colour"].values()), expected["colour"][row], atol=1e-5
+        )
+
+
+class TestTheFolder:
+    @pytest.fixture
+    def folder(self, trainer: LoraTrainer, base_folder: Path, tmp_path: Path) -> Path:
+        return exported(trainer, tmp_path / "champion", base_folder, {})
+
+    def test_it_holds_no_pickle(self, folder: Path) -> None:
+        files = {path.name for path in folder.rglob("*") if path.is_file()}
+        assert {"adapter_model.safetensors", "heads.safetensors", "tokenizer.json"} <= files
+        assert not {name for name in files if name.endswith((".bin", ".pt", ".pth", ".pkl"))}
+
+    def test_its_model_card_tells_the_metrics_and_the_labels(self, folder: Path) -> None:
+        text = (folder / "README.md").read_text()
+        assert "| auroc | 0.9124 | 0.8765 |" in text
+        assert "| colour.auroc | 0.5000 | 0.5000 |" in text
+        assert "`colour`: red, green, blue" in text
+        assert "| `adapter.rank` | 4 |" in text
+        assert "1,234" in text
+
+    def test_its_facts_are_the_card(self, folder: Path, base_folder: Path) -> None:
+        facts = json.loads((folder / "coral.json").read_text())
+        assert digest_of(facts) == digest_of(card_of(base_folder, {}))
+
+    def test_its_tokenizer_is_that_of_the_base(self, folder: Path, base: BaseModel) -> None:
+        own = AutoTokenizer.from_pretrained(folder)
+        assert own(list(TEXTS))["input_ids"] == base.tokenizer(list(TEXTS))["input_ids"]
+
+    def test_its_adapter_names_its_base(self, folder: Path, base_folder: Path) -> None:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        assert config["base_model_name_or_path"] == str(base_folder)
+        assert config["r"] == 4
+
+    def test_the_base_stays_usable_after_it(
+        self, folder: Path, base: BaseModel, base_folder: Path
+    ) -> None:
+        fresh = load_base(str(base_folder), device="cpu", trust_remote_code=False)
+        for name, tensor in base.model.state_dict().items():
+            assert torch.equal(tensor, fresh.model.state_dict()[name])
+
+
+def test_a_card_without_test_metrics_shows_none(
+    trainer: LoraTrainer, base_folder: Path, tmp_path: Path
+) -> None:
+    card = card_of(base_folder, {})
+    card["metrics"] = {"validation": {"auroc": 0.91239}, "test": None}
+    trainer.export(make_job(stage=0), tmp_path, card)
+    assert "| auroc | 0.9124 | – |" in (tmp_path / "README.md").read_text()
+
+
+def test_the_predictor_takes_no_text_for_an_answer(
+    trainer: LoraTrainer, base_folder: Path, tmp_path: Path
+) -> None:
+    assert Predictor(exported(trainer, tmp_path, base_folder, {})).predict([]) == []
+
+
+def test_a_prediction_does_not_depend_on_the_other_texts(
+    trainer: LoraTrainer, base_folder: Path, tmp_path: Path
+) -> None:
+    predictor = Predictor(exported(trainer, tmp_path, base_folder, {}))
+    together = predictor.predict(TEXTS)
+    for text, answer in zip(TEXTS, together, strict=True):
+        (alone,) = predictor.predict([text])
+        for task, probabilities in answer.items():
+            assert alone[task] == pytest.approx(probabilities, abs=1e-5)
+
+
+@pytest.mark.parametrize("missing", ["coral.json", "heads.safetensors"])
+def test_an_unfinished_folder_is_refused_with_a_remedy(
+    trainer: LoraTrainer, base_folder: Path, tmp_path: Path, missing: str
+) -> None:
+    folder = exported(trainer, tmp_path, base_folder, {})
+    (folder / missing).unlink()
+    with pytest.raises(ModelError, match="coral resume"):
+        Predictor(folder)
+
+
+@pytest.mark.parametrize("damaged", ["coral.json", "heads.safetensors"])
+def test_a_damaged_folder_is_refused_with_a_remedy(
+    trainer: LoraTrainer, base_folder: Path, tmp_path: Path, damaged: str
+) -> None:
+    folder = exported(trainer, tmp_path, base_folder, {})
+    (folder / damaged).write_bytes((folder / damaged).read_bytes()[:20])
+    with pytest.raises(ModelError, match="coral resume"):
+        Predictor(folder)

@@ -411,7 +411,7 @@ def _status(folder: Path, state: EvolutionState) -> str:
             pass
     except RunLockedError:
         return "running"
-    return "failed" if state.generation and state.champion is None else "interrupted"
+    return "failed" if state.generation and not state.population else "interrupted"
 
 
 def find_runs(root: Path = RUNS) -> list[Path]:

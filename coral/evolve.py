@@ -63,7 +63,7 @@ def exhausted(state: EvolutionState, spec: RunSpec, elapsed_seconds: float) -> b
 
 def require_survivors(state: EvolutionState) -> None:
     """Raise ``NoSurvivorsError`` if trials have finished and there is nobody to breed from."""
-    if state.champion is not None or not state.trials:
+    if state.population or not state.trials:
         return
     reasons = Counter(trial.verdict.rule for trial in state.trials)
     told = "; ".join(f"{count} x {rule}" for rule, count in reasons.most_common())

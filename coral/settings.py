@@ -110,8 +110,7 @@ class RunSpec:
 
     Attributes:
         name: of the config; names the run's folder.
-        training: the default recipe: every field of the plan.
-        space: the genes, over ``training``.
+        space: the genes, over the default recipe.
         objectives: the first is the primary one.
         output_dir: the run's folder; empty for ``runs/<name>``.
     """
@@ -119,7 +118,6 @@ class RunSpec:
     name: str
     base_model: str
     tasks: tuple[TaskSettings, ...]
-    training: TrainingPlan = field(default_factory=TrainingPlan)
     space: SearchSpace = field(default_factory=SearchSpace)
     evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
     training_stages: tuple[Stage, ...] = DEFAULT_LADDER
@@ -137,6 +135,11 @@ class RunSpec:
             raise PlanError("objectives must hold at least one metric, got none")
         if not self.tasks:
             raise PlanError("tasks must hold at least one task, got none")
+
+    @property
+    def training(self) -> TrainingPlan:
+        """The default recipe: every field of the plan as the config fixes it."""
+        return self.space.base
 
     @property
     def last_stage(self) -> int:

@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.box import SIMPLE
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -330,10 +330,10 @@ def speed_ratios(coral: Sequence[Measurement], other: Sequence[Measurement]) -> 
 
 def results_table(sides: Sequence[Side], results: Mapping[str, Sequence[Measurement]]) -> Table:
     """Return medians: of speed over repeats, of quality over genomes."""
-    table = Table("side", box=SIMPLE, pad_edge=False, collapse_padding=True)
-    speed = ("workers\nx threads", "examples\n/second", "\nseconds", "\nsteps")
-    for title in (*speed, "median\nauroc", "\naccuracy", "\nlog loss", "peak MB\n/process"):
-        table.add_column(title, justify="right")
+    table = Table("side", box=SIMPLE_HEAD, show_edge=False, padding=0)
+    titles = ("workers\nx threads", "examples\n/s", "seconds", "steps")
+    for title in (*titles, "median\nauroc", "accu-\nracy", "log\nloss", "MB per\nprocess"):
+        table.add_column(title, justify="right", vertical="bottom")
     for side in sides:
         repeats = results[side.name]
         table.add_row(

@@ -48,7 +48,6 @@ SPEC = RunSpec(
     name="test",
     base_model="scripted",
     tasks=(TaskSettings(name="origin"), TaskSettings(name="kind")),
-    training=BASE,
     space=SPACE,
     evolution=EvolutionSettings(population_size=6, generations=3),
     objectives=(AUROC, SIZE),

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import pytest
+
+from coral.errors import NoSurvivorsError
 from coral.evaluate import work_key
 from coral.evolve import evolve
 from coral.fidelity import DEFAULT_LADDER, PruneRule, PruneSettings
@@ -104,10 +107,21 @@ def test_a_condemned_reference_climbs_on_to_be_compared_with() -> None:
     rules = (PruneRule(metric="auroc", above=0.0),)
     spec = generations(1, replace(SPEC, prune=PruneSettings(rules=rules)))
     executor = WatchedExecutor()
-    state = evolve(spec, ports_of(executor))
-    assert state.trials[0].verdict.audited
-    assert state.trials[0].best_stage == spec.last_stage
+    with pytest.raises(NoSurvivorsError):
+        evolve(spec, ports_of(executor))
     assert {job.trial for job in executor.jobs if job.stage > 0} == {0}
+
+
+def test_auditing_changes_nothing_in_the_search_that_it_checks() -> None:
+    rules = (PruneRule(metric="auroc", below=0.7, stage=SPEC.training_stages[0].name),)
+    unchecked, checked = (
+        run(replace(SPEC, prune=PruneSettings(rules=rules, audit_fraction=share)))
+        for share in (0.0, 1.0)
+    )
+    assert [t.candidate for t in checked.trials] == [t.candidate for t in unchecked.trials]
+    assert checked.population == unchecked.population
+    assert checked.ledger.search == unchecked.ledger.search
+    assert checked.ledger.audit.optimizer_steps > unchecked.ledger.audit.optimizer_steps == 0
 
 
 def test_the_work_key_is_everything_that_decides_the_result_and_nothing_else() -> None:

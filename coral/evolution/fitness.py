@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from coral.fidelity.judge import NOT_PROMOTED
 from coral.records import Objective, Outcome, Trial
@@ -21,7 +21,7 @@ def objective_values(outcome: Outcome, objectives: Sequence[Objective]) -> tuple
 
 
 def is_fit(trial: Trial) -> bool:
-    """Return whether a trial may be a parent, a member of the front or the champion.
+    """Return whether a trial may be a member of the front or the champion.
 
     Failed trials are not, nor those that a rule condemned, unless an audit carried them further.
     """
@@ -31,23 +31,41 @@ def is_fit(trial: Trial) -> bool:
     return verdict.audited and trial.best_stage > verdict.stage
 
 
+def final_outcome(trial: Trial) -> Outcome | None:
+    """Return what a fit trial is worth as a result: its outcome at the highest stage it ended."""
+    return trial.scored[-1] if is_fit(trial) else None
+
+
+def earned_outcome(trial: Trial) -> Outcome | None:
+    """Return what a trial is worth as a parent: its outcome at the stage of its verdict.
+
+    What an audit trained beyond the verdict does not count, so that auditing changes nothing in
+    the search that it checks; nor does the full budget of the reference.
+    """
+    verdict = trial.verdict
+    if verdict.status != "completed" and verdict.rule != NOT_PROMOTED:
+        return None
+    return next((outcome for outcome in trial.scored if outcome.stage == verdict.stage), None)
+
+
 def by_stage(
-    trials: Sequence[Trial], objectives: Sequence[Objective]
+    trials: Sequence[Trial],
+    objectives: Sequence[Objective],
+    worth: Callable[[Trial], Outcome | None] = final_outcome,
 ) -> list[tuple[list[Trial], list[tuple[float, ...]]]]:
-    """Group fit trials by the highest stage they ended, highest first, with their objectives.
+    """Group trials by the stage of the outcome that ``worth`` picks, highest first.
 
     Values of different stages are never compared with each other.
+
+    Returns:
+        For each stage, trials and their objectives.
     """
     groups: dict[int, tuple[list[Trial], list[tuple[float, ...]]]] = {}
     for trial in trials:
-        values = objective_values(trial.scored[-1], objectives) if is_fit(trial) else None
-        if values is not None:
-            members, scores = groups.setdefault(trial.best_stage, ([], []))
+        outcome = worth(trial)
+        values = None if outcome is None else objective_values(outcome, objectives)
+        if outcome is not None and values is not None:
+            members, scores = groups.setdefault(outcome.stage, ([], []))
             members.append(trial)
             scores.append(values)
     return [groups[stage] for stage in sorted(groups, reverse=True)]
-
-
-def better(one: float, two: float, objective: Objective) -> bool:
-    """Return whether ``one`` is strictly better than ``two``."""
-    return one > two if objective.direction == "max" else one < two

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from coral.evolution.fitness import by_stage, is_fit, objective_values
+from coral.evolution.fitness import by_stage, earned_outcome, is_fit, objective_values
 from coral.evolution.toolbox import (
     build_toolbox,
     describe,
@@ -159,7 +159,7 @@ def _population(
     pool = [*(trials[number] for number in state.population), *finished]
     seed = derive_seed(spec.seed, "select", state.generation)
     kept: list[int] = []
-    for members, scores in by_stage(pool, spec.objectives):
+    for members, scores in by_stage(pool, spec.objectives, earned_outcome):
         room = spec.evolution.population_size - len(kept)
         if room <= 0:
             break

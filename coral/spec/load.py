@@ -136,7 +136,6 @@ class _Sections:
             name=name,
             base_model=base_model,
             tasks=tuple(tasks),
-            training=training,
             space=space,
             evolution=evolution,
             training_stages=stages,

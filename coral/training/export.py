@@ -10,16 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from coral.errors import ModelError
+from coral.errors import CheckpointError, ModelError
 from coral.ports import Examples
 from coral.training.base import BaseModel, load_base
 from coral.training.data import build_evaluation_set
 from coral.training.encoder import MultiTaskEncoder
 from coral.training.evaluation import predict
 
+ADAPTER = "adapter_model.safetensors"
 HEADS = "heads.safetensors"
 FACTS = "coral.json"
 
@@ -113,8 +115,11 @@ class Predictor:
         """
         try:
             self.card: dict[str, Any] = json.loads((folder / FACTS).read_text())
-            heads_state = load_file(folder / HEADS)
-        except (OSError, ValueError) as error:
+            weights = {
+                **{f"head.{k}": v for k, v in load_file(folder / HEADS).items()},
+                **{f"adapter.{k}": v for k, v in load_file(folder / ADAPTER).items()},
+            }
+        except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(
                 f"{folder} holds no champion: {error}. Finish the run with `coral resume` first."
             ) from error
@@ -128,9 +133,12 @@ class Predictor:
                 for name, facts in self.card["tasks"].items()
             }
         )
-        heads.load_state_dict(heads_state)
         pooling = self.card["plan"]["encoding"]["pooling"]
         self._encoder = MultiTaskEncoder(adapter, heads.to(torch.device(device)), pooling).eval()
+        try:
+            self._encoder.load_state(weights)
+        except CheckpointError as error:
+            raise ModelError(f"{folder} does not fit its base model: {error}") from error
 
     def predict(self, texts: Sequence[str]) -> list[dict[str, dict[str, float]]]:
         """Return, for each text, task name to label name to probability."""

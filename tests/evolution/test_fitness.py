@@ -5,7 +5,7 @@ import math
 import pytest
 
 from coral.evolution import is_fit, objective_values
-from coral.evolution.fitness import better, by_stage
+from coral.evolution.fitness import by_stage
 from coral.records import Failure, Outcome
 from tests.evolution.generations import (
     AUROC,
@@ -77,11 +77,3 @@ def test_fit_trials_are_grouped_by_the_highest_stage_they_ended() -> None:
         for members, scores in by_stage(state.trials, (AUROC,))
     ]
     assert groups == [([1], [(0.7,)]), ([0, 3], [(0.9,), (0.8,)])]
-
-
-def test_better_follows_the_direction_and_is_strict() -> None:
-    assert better(2, 1, AUROC)
-    assert better(1, 2, SIZE)
-    assert not better(1, 2, AUROC)
-    assert not better(1, 1, AUROC)
-    assert not better(1, 1, SIZE)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from coral.errors import ConfigError, Fault
+from coral.errors import ConfigError
 from coral.spec import load_config
-from tests.spec.configs import HEAD, faults_of, only
-from tests.spec.conftest import REGISTRY, Load
-
-Faults = Callable[..., tuple[Fault, ...]]
+from tests.spec.configs import HEAD, REGISTRY, Faults, Load, faults_of, only
 
 LADDER = """\
 training_stages:
@@ -135,11 +131,13 @@ CASES = {
         "leave the key out",
     ),
     "a number that is not finite": Case(
-        "budget: {max_epochs: .inf}\n", 3, "budget.max_epochs", "must be finite", "leave the key out"
+        "budget: {max_epochs: .inf}\n",
+        3,
+        "budget.max_epochs",
+        "must be finite",
+        "leave the key out",
     ),
-    "a date": Case(
-        "seed: 2020-01-01\n", 3, "seed", 'got "2020-01-01"', "the default is 0."
-    ),
+    "a date": Case("seed: 2020-01-01\n", 3, "seed", 'got "2020-01-01"', "the default is 0."),
     "an inverted range": Case(
         "\nsearch_space:\n  lora_r: {low: 64, high: 8}\n",
         5,
@@ -650,7 +648,9 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     "deep nesting": (b"a: " + b"[" * 3000, "agnews.yaml", "at most 60 levels"),
     "aliases of aliases": (
         b"a: &a [1,1,1,1,1,1,1,1,1,1]\n"
-        + b"".join(b"%c: &%c [%s]\n" % (n + 1, n + 1, b",".join([b"*%c" % n] * 10)) for n in b"abcde"),
+        + b"".join(
+            b"%c: &%c [%s]\n" % (n + 1, n + 1, b",".join([b"*%c" % n] * 10)) for n in b"abcde"
+        ),
         "agnews.yaml",
         "100,000 keys",
     ),

@@ -24,13 +24,15 @@ PATH = Path(__file__).with_name("golden_curve.json")
 COMMAND = "python -m tests.training.golden"
 TOLERANCE = 2e-3
 LADDER = (
-    Stage(name="short", epoch_budget=0.5, data_percentage=50, survival_rate=1),
-    Stage(name="long", epoch_budget=5, data_percentage=100, survival_rate=1),
+    Stage(name="short", epoch_budget=1, data_percentage=50, survival_rate=1),
+    Stage(name="long", epoch_budget=6, data_percentage=100, survival_rate=1),
 )
 VALUES = {
     "adapter.target_modules": "all-linear",
     "adapter.dropout": 0.1,
     "schedule.learning_rate": 1e-2,
+    "schedule.head_lr_multiplier": 3.0,
+    "schedule.batch_size": 16,
     "curriculum.kind": "progressive",
     "tasks.weights": {"colour": 0.6, "animal": 0.4},
 }

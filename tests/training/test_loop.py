@@ -35,9 +35,7 @@ DECAY: dict[Scheduler, Callable[[float], float]] = {
     "constant_with_warmup": lambda progress: 1.0,
     # transformers' power is 1 and its end 1e-7 of an initial 1.0: linear but for that.
     "polynomial": lambda progress: 1 - progress * (1 - 1e-7),
-    "inverse_sqrt": lambda progress: math.sqrt(
-        WARMUP / (WARMUP + progress * (HORIZON - WARMUP))
-    ),
+    "inverse_sqrt": lambda progress: math.sqrt(WARMUP / (WARMUP + progress * (HORIZON - WARMUP))),
 }
 
 

@@ -1,0 +1,139 @@
+"""What only the loaded model can tell."""
+
+from __future__ import annotations
+
+import pytest
+
+from coral.errors import ConfigError, Fault
+from coral.ports import LinearModule, Survey, TaskSurvey
+from coral.spec import check_survey
+from tests.spec.configs import Load, faults_of, only
+
+MODULES = ("attention.query", "attention.value", "output.dense")
+SURVEY = Survey(
+    model_digest="m",
+    data_digest="d",
+    depth=3,
+    linear_modules=(
+        *(
+            LinearModule(name=f"encoder.layer.{i}.{name}", layer=i, in_features=4, out_features=4)
+            for i in range(3)
+            for name in MODULES
+        ),
+        LinearModule(name="pooler.projection", layer=None, in_features=4, out_features=4),
+    ),
+    tasks=(
+        TaskSurvey(
+            name="origin",
+            metrics={"auroc": "max"},
+            primary_metric="auroc",
+            label_names=("a", "b"),
+            train_examples=10,
+            validation_examples=10,
+            test_examples=10,
+        ),
+    ),
+    device="cpu",
+    mean_tokens=10.0,
+)
+REMEDY = (
+    "The model has 3 layers (0-2) with attention.query, attention.value, output.dense;"
+    " outside of them pooler.projection. `all-linear` takes every one in the layers."
+)
+
+
+def _faults(load: Load, body: str, **overrides: str) -> tuple[Fault, ...]:
+    config = load(body, **overrides)
+    return faults_of(lambda: check_survey(config, SURVEY))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "lora_target_modules: [query, attention.value]\n",
+        "lora_target_modules: encoder.layer.1.output.dense\n",
+        "lora_target_modules: [projection]\n",
+        "layers: top-9\n",
+        "layers: 1-7\n",
+        "search_space: {layers: [all, bottom-1], target_modules: {subset: [query, value]}}\n",
+        "search_space: {target_modules: [all-linear, query, [query, dense]]}\n",
+    ],
+)
+def test_targets_and_layers_that_match_pass(body: str, load: Load) -> None:
+    check_survey(load(body), SURVEY)
+
+
+@pytest.mark.parametrize(
+    ("body", "line", "key", "rule"),
+    [
+        (
+            "lora_target_modules: [query, q_proj]\n",
+            3,
+            "lora_target_modules",
+            "target modules q_proj match nothing in layers all.",
+        ),
+        (
+            "training:\n  adapter:\n    target_modules: quer\n",
+            5,
+            "training.adapter.target_modules",
+            "target modules quer match nothing in layers all.",
+        ),
+        (
+            "training:\n  layers: 5-7\n",
+            4,
+            "training.layers",
+            "layers '5-7' lie outside a stack of 3 layers (0-2).",
+        ),
+        (
+            "search_space:\n  lora_target_modules:\n    subset: [query, q_proj]\n",
+            4,
+            "search_space.lora_target_modules",
+            "target modules q_proj match nothing in layers all.",
+        ),
+        (
+            "search_space:\n  adapter:\n    target_modules: [all-linear, [k_proj, query]]\n",
+            5,
+            "search_space.adapter.target_modules",
+            "target modules k_proj match nothing in layers all.",
+        ),
+        (
+            "search_space:\n  layers: [all, 4-5]\n",
+            4,
+            "search_space.layers",
+            "layers '4-5' lie outside a stack of 3 layers (0-2).",
+        ),
+        (
+            "layers: top-1\nlora_target: projection\n",
+            4,
+            "lora_target",
+            "target modules projection match nothing in layers top-1.",
+        ),
+    ],
+)
+def test_what_matches_nothing_is_told_what_the_model_has(
+    body: str, line: int, key: str, rule: str, load: Load
+) -> None:
+    fault = _faults(load, body)[0]
+    assert (fault.where, fault.key) == (f"agnews.yaml:{line}", key)
+    assert fault.rule == rule
+    assert fault.remedy == REMEDY
+
+
+def test_every_value_that_matches_nothing_is_reported_once(load: Load) -> None:
+    body = "search_space:\n  layers: [all, 4-5, 6-7]\n  target_modules: [all-linear, q_proj]\n"
+    assert [fault.rule for fault in _faults(load, body)] == [
+        "layers '4-5' lie outside a stack of 3 layers (0-2).",
+        "layers '6-7' lie outside a stack of 3 layers (0-2).",
+        "target modules q_proj match nothing in layers all.",
+    ]
+
+
+def test_a_target_from_the_command_line_is_blamed_on_it(load: Load) -> None:
+    fault = only(_faults(load, "", **{"training.lora_target_modules": "[q_proj]"}))
+    assert (fault.where, fault.key) == ("command line", "training.lora_target_modules")
+
+
+def test_a_survey_raises_a_config_error(load: Load) -> None:
+    with pytest.raises(ConfigError, match="q_proj"):
+        check_survey(load("lora_target_modules: q_proj\n"), SURVEY)

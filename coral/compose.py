@@ -15,8 +15,8 @@ from coral.bundled import bundled_folder
 from coral.deliver import deliver
 from coral.errors import ConfigError, Fault, RunError, RunLockedError
 from coral.evolution import EvolutionState, replay
-from coral.evolve import evolve
 from coral.execution import PoolExecutor
+from coral.loop import evolve
 from coral.ports import (
     DataContext,
     LinearModule,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from coral import __version__
 from coral.evolution import EvolutionState
-from coral.evolve import finalist
+from coral.loop import finalist
 from coral.ports import Ports
 from coral.reporting import adapter_card
 from coral.settings import RunSpec

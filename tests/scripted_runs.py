@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from coral.errors import CheckpointError
 from coral.evolution import EvolutionState
-from coral.evolve import evolve
 from coral.execution import InlineExecutor
 from coral.fidelity import PruneRule, PruneSettings
 from coral.genome import ChoiceGene, Condition, FloatGene, IntGene, SearchSpace
+from coral.loop import evolve
 from coral.plan import TrainingPlan, with_values
 from coral.ports import Ports, Progress, RunStore, Survey, TrainingJob
 from coral.records import (

@@ -9,9 +9,9 @@ import pytest
 
 from coral.errors import NoSurvivorsError
 from coral.evaluate import work_key
-from coral.evolve import evolve
 from coral.fidelity import DEFAULT_LADDER, PruneRule, PruneSettings
 from coral.genome import ChoiceGene, SearchSpace, flag
+from coral.loop import evolve
 from coral.testing.trainers import TRAIN_EXAMPLES
 from tests.scripted_runs import (
     AUROC,

@@ -222,10 +222,12 @@ def with_overrides(document: Document, overrides: Mapping[str, str]) -> Document
         except yaml.YAMLError as error:
             rule = f"the value is YAML, got {text} ({_problem(error)})"
             faults.append(_fault(OVERRIDE, key, rule, "Correct it, or quote it for the shell."))
-        except (LookupError, RecursionError) as error:
-            rule = str(error.args[0]) if error.args else f"the value is nested too deeply: {text}"
+        except RecursionError:
+            rule = f"the value has at most {DEEPEST} levels, got {text:.40}..."
+            faults.append(_fault(OVERRIDE, key, rule, "Flatten it."))
+        except LookupError as error:
             remedy = "Name a key of the config, such as evolution.generations=5."
-            faults.append(_fault(OVERRIDE, key, rule, remedy))
+            faults.append(_fault(OVERRIDE, key, str(error.args[0]), remedy))
     if faults:
         raise ConfigError(faults)
     return Document(

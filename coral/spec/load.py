@@ -80,13 +80,17 @@ def load_config(
     reader = Reader(document)
     spec = _Sections(reader, registry).spec(path.stem)
     if spec is None:
-        raise ConfigError(sorted(reader.faults, key=_line))
+        raise ConfigError(in_file_order(reader.faults))
     return LoadedConfig(spec=spec, document=document)
 
 
-def _line(fault: Fault) -> float:
-    """Return the line that orders a fault; those of the command line come last."""
-    return float("inf") if fault.where == OVERRIDE else int(fault.where.rpartition(":")[2])
+def in_file_order(faults: Sequence[Fault]) -> list[Fault]:
+    """Return faults by line, those of the command line last."""
+
+    def line(fault: Fault) -> float:
+        return float("inf") if fault.where == OVERRIDE else int(fault.where.rpartition(":")[2])
+
+    return sorted(faults, key=line)
 
 
 class _Sections:

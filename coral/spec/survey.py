@@ -4,50 +4,67 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coral.errors import ConfigError, Fault, PlanError
+from coral.errors import ConfigError, PlanError
 from coral.genome import ChoiceGene, SubsetGene
 from coral.plan import adapted_modules, value_at, with_values
+from coral.plan.adapter import ALL_LINEAR
 from coral.ports import Survey
-from coral.spec.load import LoadedConfig
+from coral.spec.document import KeyPath
+from coral.spec.load import LoadedConfig, in_file_order
 from coral.spec.training import written_at
 
-FIELDS = ("adapter.target_modules", "adapter.layers")
+TARGETS, LAYERS = "adapter.target_modules", "adapter.layers"
+
+Variant = tuple[object, KeyPath]
+"""A value that a field can take, and where it is written."""
 
 
 def check_survey(config: LoadedConfig, survey: Survey) -> None:
     """Check that every target and layer range, fixed or searched, matches something in the model.
 
     Raises:
-        ConfigError: some match nothing; the fault names what the model has.
+        ConfigError: some match nothing; the faults name what the model has.
     """
-    spec, document = config.spec, config.document
     modules = [(module.name, module.layer) for module in survey.linear_modules]
-    remedy = _inventory(modules, survey.depth)
-    faults: dict[tuple[str, str], Fault] = {}
-    for path, value, searched in _variants(config):
+
+    def complaint(targets: object, layers: object) -> str | None:
         try:
-            plan = with_values(spec.training, {path: value})
+            plan = with_values(config.spec.training, {TARGETS: targets, LAYERS: layers})
             adapted_modules(plan.adapter, modules, survey.depth)
         except PlanError as error:
-            key = written_at(document, path, searched=searched)
-            fault = document.fault(key, str(error), remedy)
-            faults[fault.key, fault.rule] = fault
-    if faults:
-        raise ConfigError(list(faults.values()))
+            return str(error)
+        return None
+
+    found: list[tuple[KeyPath, str]] = []
+    ranges: list[object] = []
+    for layers, path in _variants(config, LAYERS):
+        rule = complaint(ALL_LINEAR, layers)
+        if rule is None:
+            ranges.append(layers)
+        else:
+            found.append((path, rule))
+    for targets, path in _variants(config, TARGETS):
+        rules = (complaint(targets, layers) for layers in ranges or ["all"])
+        rule = next((rule for rule in rules if rule is not None), None)
+        if rule is not None:
+            found.append((path, rule))
+    if found:
+        remedy = _inventory(modules, survey.depth)
+        faults = [config.document.fault(*fault, remedy) for fault in dict.fromkeys(found)]
+        raise ConfigError(in_file_order(faults))
 
 
-def _variants(config: LoadedConfig) -> list[tuple[str, object, bool]]:
-    """Return each value that a field can take, and whether it is searched."""
-    spec = config.spec
-    variants: list[tuple[str, object, bool]] = [
-        (path, value_at(spec.training, path), False) for path in FIELDS
-    ]
+def _variants(config: LoadedConfig, field: str) -> list[Variant]:
+    spec, document = config.spec, config.document
+    values: list[object] = []
     for gene in spec.space.genes:
-        if gene.path in FIELDS and isinstance(gene, ChoiceGene):
-            variants += [(gene.path, option, True) for option in gene.options]
-        elif gene.path in FIELDS and isinstance(gene, SubsetGene):
-            variants += [(gene.path, (name,), True) for name in gene.options]
-    return variants
+        if gene.path == field and isinstance(gene, ChoiceGene):
+            values = list(gene.options)
+        elif gene.path == field and isinstance(gene, SubsetGene):
+            values = [(name,) for name in gene.options]
+    searched = written_at(document, field, searched=True)
+    fixed = (value_at(spec.training, field), written_at(document, field))
+    return [fixed, *((value, searched) for value in values)]
 
 
 def _inventory(modules: Sequence[tuple[str, int | None]], depth: int) -> str:

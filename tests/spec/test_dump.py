@@ -39,7 +39,9 @@ evolution: {recipes: [{lora_r: 4, target_modules: [query]}], selection: tourname
 num_epochs: 3
 prune:
   audit_fraction: 0.1
-  rules: [{metric: gradient_norm, above: 3x median}, {metric: loss_slope, above: 0, stage: S0_sanity}]
+  rules:
+    - {metric: gradient_norm, above: 3x median}
+    - {metric: loss_slope, above: 0, stage: S0_sanity}
 objectives: [kind.auroc, {metric: train_cost, direction: min}]
 budget: {max_epochs: 10}
 execution: {workers: 2, trial_timeout_seconds: null}

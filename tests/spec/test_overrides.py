@@ -69,7 +69,8 @@ def test_a_dotted_name_that_the_file_writes_is_one_key(load_text: Load) -> None:
 def test_an_override_of_an_aliased_part_leaves_its_twin(load_text: Load) -> None:
     text = (
         "base_model: org/encoder\n"
-        "tasks:\n  - {name: origin, <<: &sizes {train_examples: 10}}\n  - {name: kind, <<: *sizes}\n"
+        "tasks:\n  - {name: origin, <<: &size {train_examples: 10}}\n"
+        "  - {name: kind, <<: *size}\n"
     )
     spec = load_text(text, **{"tasks.1.train_examples": "20"}).spec
     assert [task.options["train_examples"] for task in spec.tasks] == [10, 20]
@@ -117,7 +118,7 @@ def test_faults_of_the_command_line_come_after_those_of_the_file(load_text: Load
         ("evolution", "[1,", "the value is YAML, got [1,"),
         ("evolution", "{a: 1, a: 2}", "a key may appear once"),
         ("evolution", "{1: 2}", "a key is text, got 1"),
-        ("evolution", "[" * 3000, "nested too deeply"),
+        ("evolution", "[" * 400, "the value has at most 60 levels, got [[["),
     ],
 )
 def test_an_override_that_leads_nowhere_is_refused(

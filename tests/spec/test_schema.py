@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from jsonschema import Draft202012Validator
 
 from coral.bundled import bundled_folder
+from coral.errors import ConfigError
 from coral.spec import dump_spec
 from coral.spec.document import parse_document
 from coral.spec.schema import config_schema
@@ -34,7 +34,7 @@ def test_the_schema_is_one() -> None:
 
 @pytest.mark.parametrize("file", sorted(QUICKSTART.parent.glob("*.yaml")), ids=lambda f: f.stem)
 def test_every_bundled_config_fits_the_schema(file: Path, validator: Draft202012Validator) -> None:
-    validator.validate(yaml.safe_load(file.read_text()))
+    validator.validate(_read(file.read_text()))
 
 
 @pytest.mark.parametrize("body", ["", RICH], ids=["defaults", "everything"])
@@ -73,8 +73,6 @@ def test_a_config_and_its_resolved_form_fit_the_schema(
 def test_what_the_loader_refuses_does_not_fit_the_schema(
     body: str, load: Load, validator: Draft202012Validator
 ) -> None:
-    from coral.errors import ConfigError
-
     assert not validator.is_valid(_read(f"{HEAD}{body}\n"))
     with pytest.raises(ConfigError):
         load(f"{body}\n")

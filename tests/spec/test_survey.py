@@ -53,7 +53,7 @@ def _faults(load: Load, body: str, **overrides: str) -> tuple[Fault, ...]:
         "",
         "lora_target_modules: [query, attention.value]\n",
         "lora_target_modules: encoder.layer.1.output.dense\n",
-        "lora_target_modules: [projection]\n",
+        "lora_target_modules: [projection]\nsearch_space: {lora_r: [2, 4]}\n",
         "layers: top-9\n",
         "layers: 1-7\n",
         "search_space: {layers: [all, bottom-1], target_modules: {subset: [query, value]}}\n",
@@ -109,12 +109,18 @@ def test_targets_and_layers_that_match_pass(body: str, load: Load) -> None:
             "lora_target",
             "target modules projection match nothing in layers top-1.",
         ),
+        (
+            "target_modules: projection\nsearch_space: {layers: [all, top-1]}\n",
+            3,
+            "target_modules",
+            "target modules projection match nothing in layers top-1.",
+        ),
     ],
 )
 def test_what_matches_nothing_is_told_what_the_model_has(
     body: str, line: int, key: str, rule: str, load: Load
 ) -> None:
-    fault = _faults(load, body)[0]
+    fault = only(_faults(load, body))
     assert (fault.where, fault.key) == (f"agnews.yaml:{line}", key)
     assert fault.rule == rule
     assert fault.remedy == REMEDY

@@ -56,7 +56,7 @@ SPELLINGS: list[tuple[str, str, Any]] = [
 def test_a_known_name_sets_the_field_at_the_top_and_in_training(
     line: str, path: str, value: Any, load: Load
 ) -> None:
-    for body in (f"{line}\n", f"training:\n  {line}\n", f"training: {{{line}}}\n"):
+    for body in (f"{line}\n", f"training:\n  {line}\n"):
         found = value_at(load(body).spec.training, path)
         assert found == value
         assert type(found) is type(value)

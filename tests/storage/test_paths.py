@@ -82,7 +82,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     with file_size_limit(10), pytest.raises(OSError, match="too large"):
         write_text_durably(tmp_path / "a.txt", "new" * 1000)
     assert (tmp_path / "a.txt").read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_files_can_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:

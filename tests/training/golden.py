@@ -32,7 +32,6 @@ VALUES = {
     "adapter.dropout": 0.1,
     "schedule.learning_rate": 1e-2,
     "schedule.head_lr_multiplier": 3.0,
-    "schedule.batch_size": 16,
     "curriculum.kind": "progressive",
     "tasks.weights": {"colour": 0.6, "animal": 0.4},
 }

@@ -12,7 +12,7 @@ import pytest
 
 from coral.errors import NoSurvivorsError
 from coral.evolution import replay
-from coral.evolve import evolve
+from coral.loop import evolve
 from coral.ports import TrainingJob
 from coral.records import (
     Failure,

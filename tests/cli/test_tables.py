@@ -1,0 +1,95 @@
+"""Facts on a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from coral.cli.tables import (
+    duration,
+    print_failures,
+    print_forecast,
+    print_run,
+    print_runs,
+    size,
+    value_text,
+)
+from coral.records import Event
+from coral.reporting import as_json, forecast
+from tests.reporting.runs import SPEC, confirmed, facts_of, finished, hopeless, unpromoted
+from tests.reporting.test_forecast import PROBE, SURVEY
+
+Make = Callable[[], list[Event]]
+MAKERS: list[Make] = [confirmed, finished, hopeless, unpromoted, list]
+STATUSES = ["finished", "interrupted", "failed", "running"]
+
+
+def _printed(show: Callable[[Any, Console], None], facts: Any) -> str:
+    """Return what 80 columns show."""
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    show(facts, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("status", STATUSES)
+def test_any_run_can_be_shown(make: Make, status: str) -> None:
+    facts = facts_of(make(), status)
+    read_back = json.loads(as_json(facts))
+    for shown in (facts, read_back):
+        text = _printed(print_run, shown)
+        assert "runs/tiny" in text
+        assert status in text
+
+
+def test_a_run_shows_champion_baseline_front_and_cost() -> None:
+    text = _printed(print_run, facts_of(confirmed()))
+    for part in ("0.9000", "0.8800", "0.7500", "0.7200", "+0.1600", "query, value", "75.0%"):
+        assert part in text
+    assert "runs/tiny/champion" in text
+
+
+def test_a_run_without_a_champion_says_so() -> None:
+    assert "No champion" in _printed(print_run, facts_of(hopeless(), "failed"))
+
+
+def test_failures_are_printed_as_they_are() -> None:
+    text = _printed(print_failures, facts_of(finished()))
+    assert "CUDA out of [memory]" in text
+    assert "[bold]line 1" in text
+    assert "No trial failed." in _printed(print_failures, facts_of(unpromoted()))
+
+
+def test_runs_are_listed_one_a_line() -> None:
+    text = _printed(print_runs, [facts_of(make()) for make in MAKERS])
+    assert text.count("runs/tiny") == len(MAKERS)
+
+
+def test_a_forecast_is_printed() -> None:
+    text = _printed(print_forecast, forecast(SPEC, SURVEY, [PROBE], workers=1))
+    assert "S0" in text
+    assert "75.0%" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (59.4, "59 s"), (75, "1 min 15 s"), (3600, "1 h 00 min"), (7384, "2 h 03 min")],
+)
+def test_times_are_told_as_people_say_them(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_sizes_and_values_are_short() -> None:
+    assert [size(n) for n in (999, 1_500_000, 2e9)] == ["999 B", "1.5 MB", "2 GB"]
+    assert [value_text(v) for v in (0.000123456, 8, ["a", 0.5], True)] == [
+        "0.000123",
+        "8",
+        "a, 0.5",
+        "True",
+    ]

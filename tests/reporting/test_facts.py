@@ -1,0 +1,208 @@
+"""A run as facts: what ``coral show --json`` prints and ``coral.evolve`` returns."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from coral.ports import Survey, TaskSurvey
+from coral.records import Event
+from coral.reporting import adapter_card, as_json, export_state, finite
+from tests.reporting.runs import (
+    SPEC,
+    confirmed,
+    facts_of,
+    finished,
+    hopeless,
+    state_of,
+    unpromoted,
+)
+
+RUNS: dict[str, list[Event]] = {
+    "confirmed": confirmed(),
+    "confirmed without the default recipe": confirmed(reference=False),
+    "not yet confirmed": finished(),
+    "all failed": hopeless(),
+    "none promoted": unpromoted(),
+    "under way": finished()[:4],
+    "just begun": [],
+}
+
+SHAPE: dict[str, Any] = {
+    "run": str,
+    "status": str,
+    "generation": int,
+    "champion": {
+        "digest": str,
+        "genome": dict,
+        "stage": str,
+        "metrics": {"validation": dict, "test": dict},
+        "trainable_parameters": int,
+        "cumulative_steps": int,
+        "path": str,
+    },
+    "baseline": {"genome": dict, "metrics": {"validation": dict, "test": dict}},
+    "pareto": list,
+    "trials": {"total": int, "completed": int, "pruned": int, "failed": int},
+    "cost": {
+        "optimizer_steps": int,
+        "naive_optimizer_steps": int,
+        "epochs_spent": float,
+        "epochs_saved": float,
+        "wall_seconds": float,
+    },
+}
+"""The keys that scripts rely on. More may come; none may go."""
+
+
+def _lacking(shape: dict[str, Any], facts: Any, path: str = "") -> list[str]:
+    found = []
+    for key, kind in shape.items():
+        name = f"{path}.{key}"
+        if not isinstance(facts, dict) or key not in facts:
+            found.append(name)
+        elif isinstance(kind, dict):
+            found += _lacking(kind, facts[key], name)
+        elif not isinstance(facts[key], kind):
+            found.append(f"{name} is {facts[key]!r}")
+    return found
+
+
+def _forbid(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def test_a_finished_run_has_the_keys_that_scripts_rely_on() -> None:
+    facts = json.loads(as_json(facts_of(confirmed())))
+    assert _lacking(SHAPE, facts) == []
+
+
+@pytest.mark.parametrize("events", RUNS.values(), ids=RUNS.keys())
+def test_every_run_has_the_outer_keys(events: list[Event]) -> None:
+    assert set(SHAPE) <= set(facts_of(events))
+
+
+@pytest.mark.parametrize("events", RUNS.values(), ids=RUNS.keys())
+def test_json_has_no_nan_and_no_infinity(events: list[Event]) -> None:
+    json.loads(as_json(facts_of(events)), parse_constant=_forbid)
+
+
+def test_the_champion_is_shown_with_its_validation_and_test_scores() -> None:
+    champion = facts_of(confirmed())["champion"]
+    assert (champion["trial"], champion["stage"], champion["operator"]) == (1, "S1", "recipe")
+    assert champion["metrics"]["validation"]["auroc"] == 0.9
+    assert champion["metrics"]["test"]["auroc"] == 0.88
+    assert champion["genome"]["adapter.target_modules"] == ["query", "value"]
+    assert (champion["trainable_parameters"], champion["cumulative_steps"]) == (2000, 10)
+    assert champion["path"] == "runs/tiny/champion"
+    assert champion["intervals"]["auroc"]["estimate"] == 0.88
+
+
+def test_the_baseline_is_the_default_recipe_at_the_full_budget() -> None:
+    baseline = facts_of(confirmed())["baseline"]
+    assert baseline["trial"] == 0
+    assert baseline["metrics"] == {
+        "validation": pytest.approx(
+            {"auroc": 0.75, "accuracy": 0.65, "log_loss": math.nan, "trainable_parameters": 1000},
+            nan_ok=True,
+        ),
+        "test": {"auroc": 0.72, "log_loss": math.inf},
+    }
+
+
+def test_the_comparison_is_champion_minus_baseline_on_test() -> None:
+    assert facts_of(confirmed())["comparison"]["auroc"]["estimate"] == 0.16
+    assert facts_of(confirmed(reference=False))["comparison"] is None
+    assert facts_of(finished())["comparison"] is None
+
+
+@pytest.mark.parametrize(
+    ("make", "champion", "baseline", "front"),
+    [
+        (finished, True, True, 2),
+        (hopeless, False, False, 0),
+        (unpromoted, True, False, 2),
+        (list, False, False, 0),
+    ],
+)
+def test_what_a_run_lacks_is_null(
+    make: Callable[[], list[Event]], champion: bool, baseline: bool, front: int
+) -> None:
+    facts = facts_of(make())
+    assert (facts["champion"] is not None, facts["baseline"] is not None) == (champion, baseline)
+    assert len(facts["pareto"]) == front
+
+
+def test_a_champion_has_no_path_and_no_test_score_before_it_is_confirmed() -> None:
+    champion = facts_of(finished())["champion"]
+    assert champion["path"] is None
+    assert champion["metrics"]["test"] is None
+    assert champion["intervals"] is None
+
+
+def test_trials_are_counted_by_their_verdict() -> None:
+    trials = {"total": 4, "completed": 2, "pruned": 1, "failed": 1}
+    assert facts_of(confirmed())["trials"] == trials
+
+
+def test_costs_are_measured_against_training_every_genome_in_full() -> None:
+    cost = facts_of(confirmed())["cost"]
+    assert cost["optimizer_steps"] == 30  # six stages of five
+    assert cost["naive_optimizer_steps"] == 40  # four genomes of ten
+    assert cost["epochs_spent"] == 3.0  # 480 examples of 160
+    assert cost["epochs_saved"] == 1.0
+    assert cost["wall_seconds"] == 12.5
+
+
+def test_a_failure_is_shown_with_its_stage_kind_and_traceback() -> None:
+    (failure,) = facts_of(finished())["failures"]
+    assert (failure["trial"], failure["stage"], failure["kind"]) == (3, "S0", "oom")
+    assert failure["traceback"] == "Traceback: [bold]line 1"
+
+
+def test_equal_runs_export_equal_bytes_whatever_the_clock_says() -> None:
+    text = export_state(state_of(confirmed()))
+    assert text == export_state(state_of(confirmed()))
+    assert "seconds" not in text
+    assert "memory_bytes" not in text
+    assert len(json.loads(text, parse_constant=_forbid)) == 4
+
+
+def test_finite_replaces_only_what_json_lacks() -> None:
+    value = {"a": [1.5, math.nan, (math.inf, "x")], "b": None, "c": True}
+    assert finite(value) == {"a": [1.5, None, [None, "x"]], "b": None, "c": True}
+
+
+def test_the_card_beside_an_adapter_says_where_it_came_from() -> None:
+    task = TaskSurvey(
+        name="origin",
+        metrics={"auroc": "max"},
+        primary_metric="auroc",
+        label_names=("numpy", "scipy"),
+        train_examples=160,
+        validation_examples=10,
+        test_examples=10,
+    )
+    survey = Survey(
+        model_digest="m",
+        data_digest="d",
+        depth=1,
+        linear_modules=(),
+        tasks=(task,),
+        device="cpu",
+        mean_tokens=8.0,
+        versions={"torch": "2"},
+    )
+    state = state_of(confirmed())
+    card = adapter_card(state.trials[1], state, SPEC, survey, "0.1.0")
+    json.loads(as_json(card), parse_constant=_forbid)
+    assert card["format"] == 1
+    assert card["base_model"] == "org/encoder"
+    assert card["plan"]["schedule"]["learning_rate"] == 1e-3
+    assert card["tasks"] == {"origin": {"labels": ["numpy", "scipy"], "primary_metric": "auroc"}}
+    assert card["metrics"]["test"]["auroc"] == 0.88
+    assert card["versions"] == {"coral": "0.1.0", "torch": "2"}

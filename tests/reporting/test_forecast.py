@@ -1,0 +1,65 @@
+"""What a run will take, from a few timed steps."""
+
+from __future__ import annotations
+
+import pytest
+
+from coral.fidelity import check_ladder
+from coral.ports import Survey, TaskSurvey
+from coral.records import Cost, Outcome
+from coral.reporting import forecast, probe_ladder
+from tests.reporting.runs import SPEC
+
+SURVEY = Survey(
+    model_digest="m",
+    data_digest="d",
+    depth=1,
+    linear_modules=(),
+    tasks=(
+        TaskSurvey(
+            name="origin",
+            metrics={"auroc": "max"},
+            primary_metric="auroc",
+            label_names=("a", "b"),
+            train_examples=160,
+            validation_examples=100,
+            test_examples=10,
+        ),
+    ),
+    device="cpu",
+    mean_tokens=8.0,
+)
+PROBE = Outcome(
+    key="probe",
+    stage=0,
+    cost=Cost(examples=80, train_seconds=2.0, evaluation_seconds=0.5),
+    trainable_parameters=1000,
+    peak_memory_bytes=10,
+)
+
+
+def test_a_forecast_adds_up_the_ladder() -> None:
+    facts = forecast(SPEC, SURVEY, [PROBE, PROBE], workers=2)
+    # 160 examples in batches of 16: stages end after 5 and 10 steps; 4 and then 2 genomes.
+    assert [row["optimizer_steps"] for row in facts["stages"]] == [20, 10]
+    assert (facts["optimizer_steps"], facts["naive_optimizer_steps"]) == (30, 40)
+    assert facts["share_of_naive"] == 0.75
+    # 40 examples/s: 80 examples take 2 s; 100 to validate at 20/s take 5 s; 2 rounds, then 1.
+    assert [row["seconds"] for row in facts["stages"]] == pytest.approx([14.0, 7.0])
+    assert facts["wall_seconds"] == pytest.approx(21.0)
+    assert facts["peak_memory_bytes"] == 20
+
+
+def test_the_slowest_worker_decides() -> None:
+    slow = Outcome(key="slow", stage=0, cost=Cost(examples=80, train_seconds=8.0))
+    both = forecast(SPEC, SURVEY, [PROBE, slow], workers=2)
+    assert both["examples_per_second_per_worker"] == 10
+
+
+@pytest.mark.parametrize(("examples", "budget"), [(1600, 0.08), (10, 1.0)])
+def test_a_probe_takes_a_few_steps_and_never_more_than_an_epoch(
+    examples: int, budget: float
+) -> None:
+    ladder = probe_ladder(examples, batch_size=16, steps=8)
+    check_ladder(ladder)
+    assert ladder[0].epoch_budget == pytest.approx(budget)

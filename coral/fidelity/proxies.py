@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 LAST_STEPS = 10
 SMOOTHING_SPAN = 5
+SLOPE_STEPS = 20
+"""Steps below which a slope is the noise of single batches (see ``docs/pruning.md``)."""
 
 
 def gradient_norm(norms: Sequence[float]) -> float:
@@ -21,9 +23,9 @@ def loss_slope(losses: Sequence[float]) -> float:
     """Return the trend of the loss: relative to the initial loss, per 100 steps.
 
     A least-squares line through the loss, smoothed by a centred moving average. Negative is
-    learning. NaN with fewer steps than the average spans.
+    learning. NaN with fewer than ``SLOPE_STEPS`` steps.
     """
-    if len(losses) < SMOOTHING_SPAN:
+    if len(losses) < SLOPE_STEPS:
         return math.nan
     loss = np.asarray(losses, dtype=np.float64)
     if not np.all(np.isfinite(loss)):

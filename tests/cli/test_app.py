@@ -74,7 +74,7 @@ def test_help_loads_no_heavy_library_and_takes_a_third_of_a_second(tmp_path: Pat
     done = _run("-X", "importtime", "-m", "coral", "--help", folder=tmp_path)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "coral.cli.app" in imported
-    assert not imported & {"torch", "deap", "pydantic", "numpy", "yaml", "transformers"}
+    assert not imported & {"torch", "deap", "pydantic", "numpy", "yaml", "rich.markdown"}
 
 
 def test_faults_of_a_config_exit_with_2_and_load_no_torch(tmp_path: Path) -> None:

@@ -50,6 +50,11 @@ def test_a_forecast_adds_up_the_ladder() -> None:
     assert facts["peak_memory_bytes"] == 20
 
 
+def test_a_round_that_is_not_full_takes_as_long_as_a_full_one() -> None:
+    facts = forecast(SPEC, SURVEY, [PROBE] * 3, workers=3)
+    assert [row["seconds"] for row in facts["stages"]] == pytest.approx([14.0, 7.0])
+
+
 def test_the_slowest_worker_decides() -> None:
     slow = Outcome(key="slow", stage=0, cost=Cost(examples=80, train_seconds=8.0))
     both = forecast(SPEC, SURVEY, [PROBE, slow], workers=2)

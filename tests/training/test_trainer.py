@@ -14,9 +14,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from coral.fidelity.stages import Stage, ladder_steps
+from coral.plan import SchedulePlan
 from coral.ports import TrainingJob
 from coral.records import Outcome
 from coral.training.base import BaseModel
+from coral.training.encoder import MultiTaskEncoder
+from coral.training.loop import build_optimizer
 from coral.training.trainer import LoraTrainer
 from tests.training.conftest import (
     LADDER,
@@ -113,6 +116,35 @@ def test_stages_and_straight_training_are_equal_for_two_tasks(
     by_stages = climb(build_trainer(colours(48), animals(24)), values)
     straight = run(build_trainer(colours(48), animals(24)), make_job(values))
     assert_same(weights(checkpoints, by_stages[-1]), weights(checkpoints, straight))
+
+
+@pytest.mark.parametrize("by_stages", [True, False], ids=["stage by stage", "straight"])
+def test_the_learning_rate_runs_over_the_full_horizon(
+    build_trainer: BuildTrainer, monkeypatch: pytest.MonkeyPatch, *, by_stages: bool
+) -> None:
+    used: list[tuple[float, float]] = []
+
+    def build_and_listen(encoder: MultiTaskEncoder, schedule: SchedulePlan) -> torch.optim.AdamW:
+        optimizer = build_optimizer(encoder, schedule)
+        optimizer.register_step_pre_hook(
+            lambda optimizer, *_: used.append(tuple(g["lr"] for g in optimizer.param_groups))
+        )
+        return optimizer
+
+    monkeypatch.setattr("coral.training.trainer.build_optimizer", build_and_listen)
+    values = {
+        "schedule.scheduler": "linear",
+        "schedule.warmup_ratio": 0.0,
+        "schedule.learning_rate": 0.01,
+        "schedule.head_lr_multiplier": 2.0,
+    }
+    if by_stages:
+        climb(build_trainer(), values)
+    else:
+        run(build_trainer(), make_job(values))
+    expected = [0.01 * (9 - step) / 9 for step in range(9)]
+    assert [adapter for adapter, _ in used] == pytest.approx(expected)
+    assert [heads for _, heads in used] == pytest.approx([2 * rate for rate in expected])
 
 
 def test_a_stage_may_be_left_out_of_the_climb(

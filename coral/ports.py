@@ -139,6 +139,7 @@ class Survey:
         data_digest: identity of every split of every task.
         depth: number of layers in the stack.
         device: such as ``cpu`` or ``cuda``.
+        max_tokens: longest text that the model has positions for; None if it says nothing.
         versions: package name to version, of what trains.
     """
 
@@ -149,6 +150,7 @@ class Survey:
     tasks: tuple[TaskSurvey, ...]
     device: str
     mean_tokens: float
+    max_tokens: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -65,12 +65,13 @@ def check_ladder(stages: Sequence[Stage]) -> None:
                 f"epoch_budget is cumulative and must grow from stage to stage, got"
                 f" {earlier.name}={earlier.epoch_budget:g}, {later.name}={later.epoch_budget:g}"
             )
-        if later.data_percentage < earlier.data_percentage:
-            raise PlanError(
-                f"data_percentage must not shrink from stage to stage, got"
-                f" {earlier.name}={earlier.data_percentage:g},"
-                f" {later.name}={later.data_percentage:g}"
-            )
+        for name in ("data_percentage", "evaluation_percentage"):
+            one, two = getattr(earlier, name), getattr(later, name)
+            if two < one:
+                raise PlanError(
+                    f"{name} must not shrink from stage to stage, got"
+                    f" {earlier.name}={one:g}, {later.name}={two:g}"
+                )
 
 
 def survivor_count(stage: Stage, entered: int) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from coral.errors import ConfigError, PlanError
-from coral.genome import ChoiceGene, SubsetGene
+from coral.errors import ConfigError, Fault, PlanError
+from coral.genome import ChoiceGene, IntGene, SubsetGene
 from coral.plan import adapted_modules, value_at, with_values
 from coral.plan.adapter import ALL_LINEAR
 from coral.ports import Survey
@@ -14,6 +14,7 @@ from coral.spec.load import LoadedConfig, in_file_order
 from coral.spec.training import written_at
 
 TARGETS, LAYERS = "adapter.target_modules", "adapter.layers"
+LENGTH = "encoding.sequence_len"
 
 Variant = tuple[object, KeyPath]
 """A value that a field can take, and where it is written."""
@@ -48,10 +49,27 @@ def check_survey(config: LoadedConfig, survey: Survey) -> None:
         rule = next((rule for rule in rules if rule is not None), None)
         if rule is not None:
             found.append((path, rule))
-    if found:
-        remedy = _inventory(modules, survey.depth)
-        faults = [config.document.fault(*fault, remedy) for fault in dict.fromkeys(found)]
+    remedy = _inventory(modules, survey.depth)
+    faults = [config.document.fault(*fault, remedy) for fault in dict.fromkeys(found)]
+    faults += _too_long(config, survey)
+    if faults:
         raise ConfigError(in_file_order(faults))
+
+
+def _too_long(config: LoadedConfig, survey: Survey) -> list[Fault]:
+    """Return a fault for each sequence length that the model has no positions for."""
+    limit = survey.max_tokens
+    if limit is None:
+        return []
+    return [
+        config.document.fault(
+            path,
+            f"sequence_len must be <= {limit}, the positions of this model, got {length}.",
+            f"Lower it to {limit} or less, or use a model for longer texts.",
+        )
+        for length, path in _variants(config, LENGTH)
+        if isinstance(length, int) and length > limit
+    ]
 
 
 def _variants(config: LoadedConfig, field: str) -> list[Variant]:
@@ -62,6 +80,8 @@ def _variants(config: LoadedConfig, field: str) -> list[Variant]:
             values = list(gene.options)
         elif gene.path == field and isinstance(gene, SubsetGene):
             values = [(name,) for name in gene.options]
+        elif gene.path == field and isinstance(gene, IntGene):
+            values = [gene.high]
     searched = written_at(document, field, searched=True)
     fixed = (value_at(spec.training, field), written_at(document, field))
     return [fixed, *((value, searched) for value in values)]

@@ -50,6 +50,12 @@ class BaseModel:
     linear_modules: tuple[LinearModule, ...]
 
     @property
+    def max_tokens(self) -> int | None:
+        """Longest text that the model has positions for; None if its config says nothing."""
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        return int(positions) if positions else None
+
+    @property
     def hidden_size(self) -> int:
         return int(self.model.config.hidden_size)
 

@@ -126,6 +126,11 @@ class Predictor:
         self._base = load_base(
             self.card["base_model"], device=device, trust_remote_code=trust_remote_code
         )
+        if self._base.digest != self.card["base_model_digest"]:
+            raise ModelError(
+                f"{folder} was trained on other weights than {self.card['base_model']!r} has here."
+                "\nBring back the base model that it was trained on."
+            )
         adapter = PeftModel.from_pretrained(self._base.model, str(folder))
         heads = nn.ModuleDict(
             {

@@ -94,7 +94,8 @@ class LoraTrainer:
 
     def survey(self) -> Survey:
         """Return what the model and the data turned out to be."""
-        lengths = self._split("validation", SURVEY_LENGTH).texts.lengths
+        longest = min(SURVEY_LENGTH, self._base.max_tokens or SURVEY_LENGTH)
+        lengths = self._split("validation", longest).texts.lengths
         return Survey(
             model_digest=self._base.digest,
             data_digest=data_digest(self._tasks),
@@ -114,6 +115,7 @@ class LoraTrainer:
             ),
             device=str(self._device.type),
             mean_tokens=float(lengths.mean()),
+            max_tokens=self._base.max_tokens,
             versions={name: version(name) for name in ("torch", "transformers", "peft")},
         )
 

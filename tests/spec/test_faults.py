@@ -137,6 +137,12 @@ CASES = {
         "must be finite",
         "leave the key out",
     ),
+    "no number at all": Case(
+        "learning_rate: .nan\n", 3, "learning_rate", "must be finite, got NaN", "0.0002."
+    ),
+    "a number beyond all others": Case(
+        f"lora_r: 1{'0' * 400}\n", 3, "lora_r", "must be finite, got 1000", "the default is 16."
+    ),
     "a date": Case("seed: 2020-01-01\n", 3, "seed", 'got "2020-01-01"', "the default is 0."),
     "an inverted range": Case(
         "\nsearch_space:\n  lora_r: {low: 64, high: 8}\n",
@@ -457,6 +463,13 @@ CASES = {
         "a rule needs exactly one of above and below",
         "Correct the value.",
     ),
+    "a threshold of the wrong type": Case(
+        "prune:\n  - metric: auroc\n    above: [0.5]\n",
+        5,
+        "prune[0].above",
+        "must be a number or a text, got [0.5]",
+        "leave the key out",
+    ),
     "a threshold in other words": Case(
         "prune:\n  - {metric: gradient_norm, above: five times}\n",
         4,
@@ -720,6 +733,12 @@ def test_every_fault_of_a_file_is_reported_in_the_order_of_the_file(load_text: L
         ("14", "training_stages[2].data_percentage"),
         ("15", "base_model"),
     ]
+
+
+def test_every_invariant_that_breaks_in_one_part_is_reported(faults: Faults) -> None:
+    body = "training:\n  adapter:\n    dropout: 1.0\n    layers: top-0\n    target_modules: []\n"
+    keys = ["dropout", "layers", "target_modules"]
+    assert [fault.key for fault in faults(body)] == [f"training.adapter.{key}" for key in keys]
 
 
 def test_a_config_error_prints_every_fault_and_its_remedy(load_text: Load) -> None:

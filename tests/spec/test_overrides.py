@@ -66,14 +66,11 @@ def test_a_dotted_name_that_the_file_writes_is_one_key(load_text: Load) -> None:
     assert (gene.low, gene.high) == (1e-3, 0.02)  # type: ignore[union-attr]
 
 
-def test_an_override_of_an_aliased_part_leaves_its_twin(load_text: Load) -> None:
-    text = (
-        "base_model: org/encoder\n"
-        "tasks:\n  - {name: origin, <<: &size {train_examples: 10}}\n"
-        "  - {name: kind, <<: *size}\n"
-    )
-    spec = load_text(text, **{"tasks.1.train_examples": "20"}).spec
-    assert [task.options["train_examples"] for task in spec.tasks] == [10, 20]
+def test_an_override_of_an_aliased_part_leaves_its_twin(load: Load) -> None:
+    body = "search_space:\n  lora_r: &range {low: 2, high: 8}\n  batch_size: *range\n"
+    rank, batch_size = load(body, **{"search_space.lora_r.high": "16"}).spec.space.genes
+    assert (rank.path, rank.high) == ("adapter.rank", 16)  # type: ignore[union-attr]
+    assert (batch_size.path, batch_size.high) == ("schedule.batch_size", 8)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

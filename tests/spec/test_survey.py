@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from coral.errors import ConfigError, Fault
@@ -143,3 +145,22 @@ def test_a_target_from_the_command_line_is_blamed_on_it(load: Load) -> None:
 def test_a_survey_raises_a_config_error(load: Load) -> None:
     with pytest.raises(ConfigError, match="q_proj"):
         check_survey(load("lora_target_modules: q_proj\n"), SURVEY)
+
+
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        ("training: {sequence_len: 128}\n", "training.sequence_len"),
+        ("search_space: {sequence_len: [32, 128]}\n", "search_space.sequence_len"),
+        ("search_space: {sequence_len: {low: 16, high: 128}}\n", "search_space.sequence_len"),
+    ],
+)
+def test_texts_longer_than_the_models_positions_are_a_fault(
+    load: Load, body: str, key: str
+) -> None:
+    config = load(body)
+    fault = only(faults_of(lambda: check_survey(config, replace(SURVEY, max_tokens=64))))
+    assert (fault.key, fault.rule) == (
+        key,
+        "sequence_len must be <= 64, the positions of this model, got 128.",
+    )

@@ -11,7 +11,7 @@ from coral.loop import finalist
 from coral.ports import Ports
 from coral.reporting import adapter_card
 from coral.settings import RunSpec
-from coral.storage import RunPaths
+from coral.storage import RunPaths, replace_folder
 
 
 def deliver(state: EvolutionState, spec: RunSpec, ports: Ports, paths: RunPaths) -> None:
@@ -35,5 +35,4 @@ def _replace(
         card = adapter_card(trial, state, spec, ports.survey, __version__)
         target = draft if folder.name == "champion" else draft / f"trial-{number}"
         ports.executor.export(finalist(trial, spec, ports.survey), target, card)
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+    replace_folder(draft, folder)

@@ -12,7 +12,8 @@ split, which shows whether the faster side learns as much.
   processes, no evaluation, logging or saving on the way, and the base model's own dropout off, as
   in Coral. ``--hf-dropout`` turns that on, ``--hf-group-by-length`` buckets its batches.
 
-The sides take turns in changing order, so that a noisy machine hurts both::
+The sides take turns in changing order. Run it on a quiet machine all the same: threads that
+wait for each other suffer more from strangers than processes do, which flatters Coral::
 
     python scripts/bench_throughput.py --repeats 3 --json throughput.json
 """
@@ -393,6 +394,7 @@ def main(
 ) -> None:
     """Measure training throughput: Coral against the Hugging Face Trainer with PEFT, on the CPU."""
     cores = os.cpu_count() or 1
+    load_average = os.getloadavg()[0]
     sides = (
         Side(name="coral", factory=CORAL, workers=min(cores, count), threads=1),
         Side(name="hugging face", factory=HUGGING_FACE, workers=1, threads=cores),
@@ -416,10 +418,15 @@ def main(
     )
     starts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in start_seconds.items())
     console.print(f"start-up, not counted above: {starts}")
+    console.print(f"load average of the machine before: {load_average:.2f}")
     if json is not None:
         facts = {
             "options": {k: v for k, v in context.params.items() if k != "json"},
-            "machine": {"cores": cores, "platform": platform.platform()},
+            "machine": {
+                "cores": cores,
+                "platform": platform.platform(),
+                "load_average_before": load_average,
+            },
             "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
             "start_seconds": start_seconds,
             "results": {name: [asdict(r) for r in rs] for name, rs in results.items()},

@@ -15,6 +15,7 @@ from coral.storage import (
     RunPaths,
     cache_root,
     next_free,
+    replace_folder,
     write_json_durably,
     write_text_durably,
 )
@@ -92,3 +93,15 @@ def test_files_can_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "a.txt").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_finished_draft_takes_the_folders_place_whole(tmp_path: Path) -> None:
+    draft, folder = tmp_path / ".champion.tmp", tmp_path / "champion"
+    for place, text in ((draft, "new"), (folder, "old")):
+        (place / "inner").mkdir(parents=True)
+        (place / "inner" / "a.txt").write_text(text)
+    (folder / "left.txt").write_text("over")
+    replace_folder(draft, folder)
+    assert not draft.exists()
+    assert [path.name for path in folder.rglob("*")] == ["inner", "a.txt"]
+    assert (folder / "inner" / "a.txt").read_text() == "new"

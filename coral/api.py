@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coral import compose
+from coral import compose, stored_run
 from coral.ports import Observer
 
 
@@ -59,7 +59,7 @@ def show(run: str | Path) -> dict[str, Any]:
     Raises:
         RunError: the folder holds no run.
     """
-    return compose.read_run(Path(run))
+    return stored_run.read_run(Path(run))
 
 
 def predict(run: str | Path, texts: Sequence[str]) -> list[dict[str, dict[str, float]]]:

@@ -13,21 +13,18 @@ from typing import Any
 from coral import __version__
 from coral.bundled import bundled_folder
 from coral.deliver import deliver
-from coral.errors import ConfigError, Fault, RunError, RunLockedError
-from coral.evolution import EvolutionState, replay
+from coral.errors import ConfigError, Fault, RunError
 from coral.execution import PoolExecutor
 from coral.loop import evolve
 from coral.ports import (
     DataContext,
-    LinearModule,
     Observer,
     Ports,
     Progress,
     Survey,
-    TaskSurvey,
     TrainingJob,
 )
-from coral.reporting import Facts, export_state, forecast, probe_ladder, run_facts
+from coral.reporting import Facts, forecast, probe_ladder
 from coral.settings import ExecutionSettings, RunSpec
 from coral.spec import LoadedConfig, check_survey, dump_spec, load_config
 from coral.storage import (
@@ -40,6 +37,7 @@ from coral.storage import (
     run_lock,
     write_text_durably,
 )
+from coral.stored_run import OpenRun, facts_of, open_run
 from coral.tasks import Registry, discover
 
 RUNS = Path("runs")
@@ -195,24 +193,6 @@ def workers(
         yield executor, executor.survey()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenRun:
-    """A run's store and what it says about itself.
-
-    Attributes:
-        survey: as recorded when the run began.
-    """
-
-    folder: Path
-    store: SqliteRunStore
-    spec: RunSpec
-    survey: Survey
-    plugin_folders: tuple[Path, ...]
-
-    def state(self) -> EvolutionState:
-        return replay(self.store.events(), self.spec, self.survey.train_examples)
-
-
 def start_run(config: LoadedConfig, source: Source, observer: Observer) -> Facts:
     """Evolve a config from the start, in a folder of its own.
 
@@ -326,39 +306,6 @@ def _require_same(recorded: Survey, found: Survey) -> None:
             )
 
 
-def open_run(folder: Path, store: SqliteRunStore) -> OpenRun:
-    """Return a stored run with its spec.
-
-    Raises:
-        RunError: its resolved config is missing or no longer valid.
-    """
-    meta = store.meta()
-    folders = tuple(Path(item) for item in json.loads(meta["plugin_folders"]))
-    resolved = RunPaths(folder).resolved_config
-    if not resolved.is_file():
-        raise RunError(f"{folder} has no {resolved.name}.\nRestore the file, or start a new run.")
-    existing = [item for item in folders if item.is_dir()]
-    overrides = {"evolution.generations": meta["generations"]}
-    config = load_config(resolved, discover(existing), overrides)
-    spec = replace(config.spec, name=meta["name"], output_dir=str(folder))
-    return OpenRun(
-        folder=folder,
-        store=store,
-        spec=spec,
-        survey=_survey_from(json.loads(meta["survey"])),
-        plugin_folders=tuple(existing),
-    )
-
-
-def _survey_from(data: dict[str, Any]) -> Survey:
-    modules = tuple(LinearModule(**module) for module in data.pop("linear_modules"))
-    tasks = tuple(
-        TaskSurvey(**{**task, "label_names": tuple(task["label_names"])})
-        for task in data.pop("tasks")
-    )
-    return Survey(linear_modules=modules, tasks=tasks, **data)
-
-
 def _go_on(run: OpenRun, executor: PoolExecutor, observer: Observer) -> Facts:
     run.store.begin_session()
     ports = Ports(
@@ -370,51 +317,4 @@ def _go_on(run: OpenRun, executor: PoolExecutor, observer: Observer) -> Facts:
     )
     state = evolve(run.spec, ports)
     deliver(state, run.spec, ports, RunPaths(run.folder))
-    return _facts(run, state, "finished")
-
-
-def read_run(folder: Path) -> Facts:
-    """Return the facts of a run, also while another process works on it.
-
-    Raises:
-        RunError: the folder holds no run.
-    """
-    with SqliteRunStore.read_only(folder) as store:
-        run = open_run(folder, store)
-        state = run.state()
-        return _facts(run, state, _status(folder, state))
-
-
-def read_spec(folder: Path) -> RunSpec:
-    """Return the spec of a stored run. Raises as ``read_run`` does."""
-    with SqliteRunStore.read_only(folder) as store:
-        return open_run(folder, store).spec
-
-
-def export_trials(folder: Path) -> str:
-    """Return every trial of a run as canonical JSON. Raises as ``read_run`` does."""
-    with SqliteRunStore.read_only(folder) as store:
-        return export_state(open_run(folder, store).state())
-
-
-def _facts(run: OpenRun, state: EvolutionState, status: str) -> Facts:
-    return run_facts(
-        state, run.spec, folder=run.folder, status=status, wall_seconds=run.store.wall_seconds()
-    )
-
-
-def _status(folder: Path, state: EvolutionState) -> str:
-    if state.confirmation is not None and RunPaths(folder).champion.is_dir():
-        return "finished"
-    try:
-        with run_lock(folder):
-            pass
-    except RunLockedError:
-        return "running"
-    return "failed" if state.generation and not state.population else "interrupted"
-
-
-def find_runs(root: Path = RUNS) -> list[Path]:
-    """Return the run folders under ``root``, the newest first."""
-    found = [path.parent for path in root.glob(f"*/{RunPaths(root).database.name}")]
-    return sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)
+    return facts_of(run, state, "finished")

@@ -163,9 +163,9 @@ def resume(
 ) -> None:
     """Go on with a run after an interruption, or extend a finished one."""
     with _reported(KEPT.format(run=run)):
-        from coral import compose
+        from coral import compose, stored_run
 
-        with _screen(compose.read_spec(run)) as screen:
+        with _screen(stored_run.read_spec(run)) as screen:
             facts = compose.resume_run(run, screen, generations)
         _finish(facts, json=json)
 
@@ -185,14 +185,14 @@ def show(
     with _reported():
         from rich.console import Console
 
-        from coral import compose
+        from coral import stored_run
         from coral.cli.tables import print_failures, print_run
         from coral.reporting import as_json
 
         if trials:
-            typer.echo(compose.export_trials(run))
+            typer.echo(stored_run.export_trials(run))
             return
-        facts = compose.read_run(run)
+        facts = stored_run.read_run(run)
         if json:
             typer.echo(as_json(facts))
         elif failures:
@@ -210,14 +210,14 @@ def runs(
     with _reported():
         from rich.console import Console
 
-        from coral import compose
+        from coral import stored_run
         from coral.cli.tables import print_runs
         from coral.reporting import as_json
 
         rows, broken = [], []
-        for folder in compose.find_runs(root):
+        for folder in stored_run.find_runs(root):
             try:
-                rows.append(compose.read_run(folder))
+                rows.append(stored_run.read_run(folder))
             except CoralError as error:
                 broken.append(str(error))
         if json:

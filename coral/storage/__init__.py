@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from coral.storage.checkpoints import DirectoryCheckpointStore
-from coral.storage.lock import run_lock
+from coral.storage.lock import is_locked, run_lock
 from coral.storage.paths import (
     CachePaths,
     RunPaths,
@@ -23,6 +23,7 @@ __all__ = [
     "RunPaths",
     "SqliteRunStore",
     "cache_root",
+    "is_locked",
     "next_free",
     "replace_folder",
     "run_lock",

@@ -42,6 +42,22 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(folder: Path) -> bool:
+    """Return whether a process holds a run. Nothing in the folder changes."""
+    paths = RunPaths(folder)
+    if not paths.pid.exists():  # it stands there while the lock is held
+        return False
+    lock = FileLock(paths.lock)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except OSError:  # a folder that this process can't write in
+        return False
+    lock.release()
+    return False
+
+
 def _acquire(lock: BaseFileLock, paths: RunPaths) -> None:
     try:
         lock.acquire(timeout=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,3 +35,10 @@ def test_importing_coral_loads_no_heavy_library() -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout == "\n"
+
+
+def test_no_submodule_hides_a_public_function() -> None:
+    for module in pkgutil.walk_packages(coral.__path__, "coral."):
+        if not module.name.startswith(("coral.training", "coral.__main__", "coral.testing")):
+            importlib.import_module(module.name)
+    assert all(callable(getattr(coral, name)) for name in coral.__all__ if name[0] != "_")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from coral.errors import RunError, RunLockedError
-from coral.storage import RunPaths, run_lock
+from coral.storage import RunPaths, is_locked, run_lock
 
 HOLDER = """
 import sys, time
@@ -98,3 +98,13 @@ def test_a_folder_that_cannot_be_written_is_reported(
         run_lock(shared_folder),
     ):
         pass
+
+
+def test_asking_whether_a_run_is_locked_changes_nothing(tmp_path: Path) -> None:
+    assert not is_locked(tmp_path)
+    assert not any(tmp_path.iterdir())
+    with run_lock(tmp_path):
+        held = RunPaths(tmp_path).pid.read_text()
+        assert is_locked(tmp_path)
+        assert RunPaths(tmp_path).pid.read_text() == held
+    assert not is_locked(tmp_path)

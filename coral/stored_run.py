@@ -1,0 +1,113 @@
+"""Runs on disk: opening one, and telling what it holds."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from coral.errors import RunError
+from coral.evolution import EvolutionState, replay
+from coral.ports import LinearModule, Survey, TaskSurvey
+from coral.reporting import Facts, export_state, run_facts
+from coral.settings import RunSpec
+from coral.spec import load_config
+from coral.storage import RunPaths, SqliteRunStore, is_locked
+from coral.tasks import discover
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRun:
+    """A run's store and what it says about itself.
+
+    Attributes:
+        survey: as recorded when the run began.
+    """
+
+    folder: Path
+    store: SqliteRunStore
+    spec: RunSpec
+    survey: Survey
+    plugin_folders: tuple[Path, ...]
+
+    def state(self) -> EvolutionState:
+        return replay(self.store.events(), self.spec, self.survey.train_examples)
+
+
+def open_run(folder: Path, store: SqliteRunStore) -> OpenRun:
+    """Return a stored run with its spec.
+
+    Raises:
+        RunError: its resolved config is missing or no longer valid.
+    """
+    meta = store.meta()
+    folders = tuple(Path(item) for item in json.loads(meta["plugin_folders"]))
+    resolved = RunPaths(folder).resolved_config
+    if not resolved.is_file():
+        raise RunError(f"{folder} has no {resolved.name}.\nRestore the file, or start a new run.")
+    existing = [item for item in folders if item.is_dir()]
+    overrides = {"evolution.generations": meta["generations"]}
+    config = load_config(resolved, discover(existing), overrides)
+    spec = replace(config.spec, name=meta["name"], output_dir=str(folder))
+    return OpenRun(
+        folder=folder,
+        store=store,
+        spec=spec,
+        survey=_survey_from(json.loads(meta["survey"])),
+        plugin_folders=tuple(existing),
+    )
+
+
+def _survey_from(data: dict[str, Any]) -> Survey:
+    modules = tuple(LinearModule(**module) for module in data.pop("linear_modules"))
+    tasks = tuple(
+        TaskSurvey(**{**task, "label_names": tuple(task["label_names"])})
+        for task in data.pop("tasks")
+    )
+    return Survey(linear_modules=modules, tasks=tasks, **data)
+
+
+def read_run(folder: Path) -> Facts:
+    """Return the facts of a run, also while another process works on it.
+
+    Raises:
+        RunError: the folder holds no run.
+    """
+    with SqliteRunStore.read_only(folder) as store:
+        run = open_run(folder, store)
+        state = run.state()
+        return facts_of(run, state, _status(folder, state))
+
+
+def read_spec(folder: Path) -> RunSpec:
+    """Return the spec of a stored run. Raises as ``read_run`` does."""
+    with SqliteRunStore.read_only(folder) as store:
+        return open_run(folder, store).spec
+
+
+def export_trials(folder: Path) -> str:
+    """Return every trial of a run as canonical JSON. Raises as ``read_run`` does."""
+    with SqliteRunStore.read_only(folder) as store:
+        return export_state(open_run(folder, store).state())
+
+
+def facts_of(run: OpenRun, state: EvolutionState, status: str) -> Facts:
+    """Return the facts of an open run at ``state``."""
+    return run_facts(
+        state, run.spec, folder=run.folder, status=status, wall_seconds=run.store.wall_seconds()
+    )
+
+
+def _status(folder: Path, state: EvolutionState) -> str:
+    if state.confirmation is not None and RunPaths(folder).champion.is_dir():
+        return "finished"
+    if is_locked(folder):
+        return "running"
+    return "failed" if state.generation and not state.population else "interrupted"
+
+
+def find_runs(root: Path) -> list[Path]:
+    """Return the run folders under ``root``, the newest first."""
+    found = [path.parent for path in root.glob(f"*/{RunPaths(root).database.name}")]
+    return sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)

@@ -44,6 +44,9 @@ def trainer(build_trainer: BuildTrainer) -> LoraTrainer:
 def card_of(base_folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     return {
         "base_model": str(base_folder),
+        "base_model_digest": load_base(
+            str(base_folder), device="cpu", trust_remote_code=False
+        ).digest,
         "run": "tiny",
         "trial": 4,
         "seed": SEED,
@@ -187,6 +190,16 @@ def test_an_adapter_that_covers_only_a_part_of_the_model_is_refused(
     del weights[next(iter(weights))]
     save_file(weights, folder / "adapter_model.safetensors")
     with pytest.raises(ModelError, match="does not cover the model"):
+        Predictor(folder)
+
+
+def test_an_adapter_of_other_base_weights_is_refused(
+    trainer: LoraTrainer, base_folder: Path, tmp_path: Path
+) -> None:
+    folder = exported(trainer, tmp_path, base_folder, {})
+    card = json.loads((folder / "coral.json").read_text())
+    (folder / "coral.json").write_text(json.dumps({**card, "base_model_digest": "0" * 64}))
+    with pytest.raises(ModelError, match="was trained on other weights"):
         Predictor(folder)
 
 

@@ -106,15 +106,14 @@ class Screen:
 
     def summary(self, state: EvolutionState) -> str:
         """Return one line for a finished generation."""
-        last, ledger = state.history[-1], state.ledger
+        last = state.history[-1]
         metric = self._spec.objectives[0].metric
         gain = (
             "" if self._best is None or last.best is None else f" ({last.best - self._best:+.4f})"
         )
         self._best = last.best
         best = "none" if last.best is None else f"{last.best:.4f}{gain}"
-        epochs = ledger.searched.examples / state.train_examples
-        saved = ledger.naive.examples / state.train_examples - epochs
+        epochs, saved = _epochs(state)
         return (
             f"gen {state.generation}/{self._spec.evolution.generations}  front {last.front}"
             f"  best {metric} {best}  pruned {last.pruned}/{last.trials}  failed {last.failed}"
@@ -147,7 +146,7 @@ class Screen:
         return (
             f"gen {min(self._state.generation + 1, self._spec.evolution.generations)}"
             f"/{self._spec.evolution.generations}  front {len(self._state.front)}"
-            f"  {duration(self._elapsed)} elapsed"
+            f"  {_epochs(self._state)[1]:.1f} epochs saved  {duration(self._elapsed)} elapsed"
             + (f", about {duration(left)} left" if left is not None else "")
         )
 
@@ -165,3 +164,9 @@ class Screen:
         if done <= 0.02:
             return None
         return max(0.0, self._elapsed / done * (total - done))
+
+
+def _epochs(state: EvolutionState) -> tuple[float, float]:
+    """Return the epochs that finished generations spent, and those that they saved."""
+    spent = state.ledger.searched.examples / state.train_examples
+    return spent, state.ledger.naive.examples / state.train_examples - spent

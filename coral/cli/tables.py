@@ -105,6 +105,8 @@ def _comparison(facts: Facts) -> Text:
     comparison = facts["comparison"]
     if not comparison:
         return Text("")
+    if facts["champion"]["trial"] == facts["baseline"]["trial"]:
+        return Text("the default recipe is the champion: the search found nothing better")
     parts = [
         f"{name} {i['estimate']:+.4f} [{i['low']:+.4f}, {i['high']:+.4f}]"
         for name, i in comparison.items()

@@ -307,7 +307,7 @@ def _require_same(recorded: Survey, found: Survey) -> None:
 
 
 def _go_on(run: OpenRun, executor: PoolExecutor, observer: Observer) -> Facts:
-    run.store.begin_session()
+    run.store.begin_sitting()
     ports = Ports(
         executor=executor,
         runs=run.store,

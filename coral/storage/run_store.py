@@ -40,7 +40,7 @@ CREATE TABLE events (
     recorded_at REAL NOT NULL
 );
 
-CREATE TABLE sessions (started_at REAL NOT NULL);
+CREATE TABLE sittings (started_at REAL NOT NULL);
 
 CREATE VIEW trials AS
 WITH candidates AS (
@@ -97,7 +97,7 @@ ORDER BY sequence;
 _WALL_SECONDS = """
 WITH spans AS (
     SELECT started_at, LEAD(started_at, 1, 1e18) OVER (ORDER BY started_at) AS next
-    FROM sessions
+    FROM sittings
 )
 SELECT SUM(
     (SELECT MAX(recorded_at) FROM events WHERE recorded_at BETWEEN started_at AND next)
@@ -279,17 +279,17 @@ class SqliteRunStore:
         with _reported(self._path, "can't be written"):
             self._connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
 
-    def begin_session(self) -> None:
+    def begin_sitting(self) -> None:
         """Note that a process begins to work on the run, for ``wall_seconds``.
 
         Raises:
             RunError: it can't be written.
         """
         with _reported(self._path, "can't be written"):
-            self._connection.execute("INSERT INTO sessions VALUES (?)", (self._clock(),))
+            self._connection.execute("INSERT INTO sittings VALUES (?)", (self._clock(),))
 
     def wall_seconds(self) -> float:
-        """Return the time from each session's start to its last event, added up.
+        """Return the time from each sitting's start to its last event, added up.
 
         Raises:
             RunError: the database is damaged.

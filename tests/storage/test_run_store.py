@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from coral.errors import RunError
-from coral.records import Event, Outcome, StageFinished
+from coral.records import Event, GenerationFinished, GenerationStarted, Outcome, StageFinished
 from coral.storage import RunPaths, SqliteRunStore
 
 Limit = Callable[[int], AbstractContextManager[None]]
@@ -323,3 +323,15 @@ def test_every_append_is_synced_to_the_disk(folder: Path, tmp_path: Path) -> Non
     except FileNotFoundError:
         pytest.skip("strace is not installed")
     assert trace.read_text().count("sync(") >= 20
+
+
+def test_wall_time_leaves_out_the_pauses_between_sittings(tmp_path: Path) -> None:
+    times = iter([100.0, 103.0, 110.0, 500.0, 504.0])
+    with SqliteRunStore.create(tmp_path, {}, clock=lambda: next(times)) as store:
+        assert store.wall_seconds() == 0
+        store.begin_sitting()
+        store.append(GenerationStarted(generation=0, candidates=()))
+        store.append(GenerationFinished(generation=0, verdicts=()))
+        store.begin_sitting()
+        store.append(GenerationStarted(generation=1, candidates=()))
+        assert store.wall_seconds() == 10 + 4

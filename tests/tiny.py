@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-WORDS = ("red", "green", "blue", "cat", "dog", "bird", "runs", "sleeps", "sings", "the", "a", "one")
+from tests.training.models import save_model
 
 PLUGIN = '''
-"""A toy task: the first colour word tells the label."""
+"""A toy task: the colour word tells the label."""
 
 from dataclasses import dataclass
 
@@ -18,7 +18,7 @@ from coral.rng import stream
 from coral.tasks import CLASSIFICATION_METRICS, score_classification
 
 COLOURS = ("red", "green", "blue")
-REST = ("cat", "dog", "bird", "runs", "sleeps", "sings", "the", "a", "one")
+REST = tuple(f"w{number}" for number in range(9))
 
 
 @dataclass(frozen=True)
@@ -78,31 +78,10 @@ output_dir: run
 
 def write_project(folder: Path) -> Path:
     """Write model, plugin and config into ``folder``; return the config's path."""
-    write_model(folder / "model")
+    save_model(folder / "model")
     plugin = folder / "plugins" / "toy"
     plugin.mkdir(parents=True)
     (plugin / "__init__.py").write_text(PLUGIN)
     config = folder / "toy.yaml"
     config.write_text(CONFIG)
     return config
-
-
-def write_model(folder: Path) -> None:
-    """Save a random BERT of 3 layers and 32 dimensions with a word-level tokenizer."""
-    import torch
-    from transformers import BertConfig, BertModel, BertTokenizer
-
-    torch.manual_seed(0)
-    folder.mkdir(parents=True)
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n")
-    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    BertModel(config).save_pretrained(folder)

@@ -130,8 +130,8 @@ def test_the_screen_ends_with_the_champion_and_the_next_command(
 
 
 def test_the_champion_labels_texts_from_arguments_and_stdin(project: Path, finished: Path) -> None:
-    by_argument = coral(project, "predict", "run", "the red cat sings", "--json")
-    by_stdin = coral(project, "predict", "run", "--json", stdin="the red cat sings\n")
+    by_argument = coral(project, "predict", "run", "w1 red cat w2", "--json")
+    by_stdin = coral(project, "predict", "run", "--json", stdin="w1 red cat w2\n")
     assert by_argument.returncode == 0, by_argument.stderr
     assert by_argument.stdout == by_stdin.stdout
     shares = json.loads(by_argument.stdout)[0]["tasks"]["colours"]

@@ -25,11 +25,13 @@ def breed(state: EvolutionState, spec: RunSpec) -> tuple[Candidate, ...]:
 
     May return fewer than the population size when a small space runs out of new genomes.
     """
-    proposals = _first_proposals(spec) if state.generation == 0 else _children(state, spec)
+    toolbox = build_toolbox(spec.space, spec.evolution, spec.objectives)
+    first = state.generation == 0
+    proposals = _first_proposals(spec) if first else _children(toolbox, state, spec)
     taken = set(state.digests)
     candidates: list[Candidate] = []
     for index, proposal in enumerate(proposals):
-        unique = _redrawn(index, *proposal, taken, state, spec)
+        unique = _redrawn(toolbox, index, *proposal, taken, state, spec)
         if unique is None:
             continue
         genome, lineage, digest = unique
@@ -66,8 +68,7 @@ def _reference_genome(spec: RunSpec) -> Genome:
     return spec.space.values_of(spec.training)
 
 
-def _children(state: EvolutionState, spec: RunSpec) -> list[Proposal]:
-    toolbox = build_toolbox(spec.space, spec.evolution, spec.objectives)
+def _children(toolbox: Any, state: EvolutionState, spec: RunSpec) -> list[Proposal]:
     make = partial(_child, toolbox, state, spec, 0)
     return list(toolbox.map(make, range(spec.evolution.population_size)))
 
@@ -102,6 +103,7 @@ def _in_range(trial: Trial, spec: RunSpec) -> Genome:
 
 
 def _redrawn(
+    toolbox: Any,
     index: int,
     genome: Genome,
     lineage: Lineage,
@@ -111,7 +113,6 @@ def _redrawn(
 ) -> tuple[Genome, Lineage, str] | None:
     """Return the proposal, or the first redraw whose digest is new; None if there is none."""
     digest = spec.space.digest(genome)
-    toolbox = build_toolbox(spec.space, spec.evolution, spec.objectives)
     for attempt in range(1, REDRAWS + 1):
         if digest not in taken:
             return genome, lineage, digest

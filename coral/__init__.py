@@ -7,24 +7,21 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as _version
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coral.api import evolve, predict, resume, show
+    from coral.api import evolve, predict, record, resume, show
     from coral.errors import CoralError
 
-__all__ = ["CoralError", "__version__", "evolve", "predict", "resume", "show"]
+    __version__: str
 
-try:
-    __version__ = _version("coral-lora")
-except PackageNotFoundError:
-    __version__ = "0+unknown"
+__all__ = ["CoralError", "__version__", "evolve", "predict", "record", "resume", "show"]
 
 _HOMES = {
     "evolve": "coral.api",
     "predict": "coral.api",
+    "record": "coral.api",
     "resume": "coral.api",
     "show": "coral.api",
     "CoralError": "coral.errors",
@@ -33,11 +30,23 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Import public names when they are first used, so that ``import coral`` is instant."""
+    if name == "__version__":
+        return _installed_version()
     if name not in _HOMES:
         raise AttributeError(f"module 'coral' has no attribute {name!r}")
     from importlib import import_module
 
     return getattr(import_module(_HOMES[name]), name)
+
+
+@cache
+def _installed_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("coral-lora")
+    except PackageNotFoundError:
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from coral import compose, stored_run
 from coral.ports import Observer
+from coral.spec import LoadedConfig
 
 
 def evolve(
@@ -15,6 +18,7 @@ def evolve(
     *,
     overrides: Mapping[str, Any] | None = None,
     plugins: Sequence[str | Path] = (),
+    simulate: bool = False,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
     """Evolve a config from the start and return the run's facts.
@@ -25,20 +29,53 @@ def evolve(
         config: a YAML file, or the name of a bundled config.
         overrides: dotted key to value, such as ``{"evolution.generations": 5}``.
         plugins: folders of task plugins.
+        simulate: ask a response surface instead of training; the facts say so.
 
     Raises:
         ConfigError: the config has faults.
         NoSurvivorsError: no trial of the first generation survived.
     """
-    import json
+    loaded, source = _load(config, overrides, plugins, simulate=simulate)
+    return compose.start_run(loaded, source, observer or compose.SilentObserver())
 
+
+def record(
+    config: str | Path,
+    *,
+    trials: int = 160,
+    overrides: Mapping[str, Any] | None = None,
+    plugins: Sequence[str | Path] = (),
+    simulate: bool = False,
+    observer: Observer | None = None,
+) -> dict[str, Any]:
+    """Train a Sobol design through all stages without pruning, and return the run's facts.
+
+    Args:
+        trials: genomes to train, the default recipe and the known-good ones included.
+        config, overrides, plugins, simulate: as for ``evolve``, whose errors it raises.
+
+    Raises:
+        PlanError: there are fewer than two trials.
+    """
+    loaded, source = _load(config, overrides, plugins, simulate=simulate)
+    loaded = replace(loaded, spec=loaded.spec.recording(trials))
+    return compose.start_run(loaded, source, observer or compose.SilentObserver())
+
+
+def _load(
+    config: str | Path,
+    overrides: Mapping[str, Any] | None,
+    plugins: Sequence[str | Path],
+    *,
+    simulate: bool,
+) -> tuple[LoadedConfig, compose.Source]:
     source = compose.Source(
         path=compose.find_config(str(config)),
         plugin_folders=tuple(Path(folder) for folder in plugins),
     )
-    texts = {key: json.dumps(value) for key, value in (overrides or {}).items()}
-    loaded = compose.load(source, texts)
-    return compose.start_run(loaded, source, observer or compose.SilentObserver())
+    mode = {"mode": "simulate"} if simulate else {}
+    texts = {key: json.dumps(value) for key, value in {**(overrides or {}), **mode}.items()}
+    return compose.load(source, texts), source
 
 
 def resume(
@@ -69,10 +106,11 @@ def predict(run: str | Path, texts: Sequence[str]) -> list[dict[str, dict[str, f
         For each text, task name to label name to probability.
 
     Raises:
-        ModelError: there is no adapter, or its base model can't be loaded.
+        RunError: there is no adapter, as in a simulated run.
+        ModelError: the adapter is damaged, or its base model can't be loaded.
     """
+    folder = stored_run.find_champion(Path(run))
+
     from coral.training.export import Predictor
 
-    folder = Path(run)
-    inner = folder / "champion"
-    return Predictor(inner if inner.is_dir() else folder).predict(texts)
+    return Predictor(folder).predict(texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,19 +15,37 @@ from coral import __version__
 from coral.bundled import bundled_folder
 from coral.deliver import deliver
 from coral.errors import ConfigError, Fault, RunError
-from coral.execution import PoolExecutor
+from coral.evolution import EvolutionState
+from coral.execution import PoolExecutor, VirtualExecutor
 from coral.loop import evolve
 from coral.ports import (
+    CheckpointStore,
     DataContext,
+    Executor,
     Observer,
     Ports,
     Progress,
     Survey,
     TrainingJob,
 )
+from coral.records import Candidate, GenerationStarted, Outcome
 from coral.reporting import Facts, forecast, probe_ladder
-from coral.settings import ExecutionSettings, RunSpec
-from coral.spec import LoadedConfig, check_survey, dump_spec, load_config
+from coral.settings import ExecutionSettings, FaultRates, RunSpec
+from coral.simulation import (
+    Agreement,
+    Pull,
+    SimulatedTrainer,
+    TaskRequest,
+    WeightsInAddresses,
+    World,
+    find_profile,
+    measure_agreement,
+    read_profile,
+    read_task_profile,
+    simulated_survey,
+    task_profiles,
+)
+from coral.spec import LoadedConfig, check_survey, dump_spec, load_config, targets_of
 from coral.storage import (
     CachePaths,
     DirectoryCheckpointStore,
@@ -100,7 +119,19 @@ def load(source: Source, overrides: Mapping[str, str]) -> LoadedConfig:
     Raises:
         ConfigError: with every fault at once.
     """
-    return load_config(source.path, discover(source.folders), overrides)
+    config = load_config(source.path, discover(source.folders), overrides)
+    if config.spec.simulated:
+        _require_profile(config)
+    return config
+
+
+def _require_profile(config: LoadedConfig) -> None:
+    """Say in which line a config names a profile that does not exist."""
+    try:
+        find_profile(config.spec.simulation.profile)
+    except ConfigError as error:
+        where = config.document.where(("simulation", "profile"))
+        raise ConfigError([replace(fault, where=where) for fault in error.faults]) from error
 
 
 def build_trainer(
@@ -174,13 +205,37 @@ def _cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """Who trains, and what it says of model and data."""
+
+    executor: Executor
+    survey: Survey
+    checkpoints: CheckpointStore
+    workers: int
+
+
 @contextmanager
-def workers(
-    spec: RunSpec, folders: Sequence[Path], observer: Observer
-) -> Iterator[tuple[PoolExecutor, Survey]]:
-    """Lend running workers with the model loaded, and what they found."""
-    devices = pick_devices(spec.execution)
-    with PoolExecutor(
+def backend(spec: RunSpec, folders: Sequence[Path], observer: Observer) -> Iterator[Backend]:
+    """Lend running workers with the model loaded, or a simulation of them."""
+    with ExitStack() as stack:
+        if spec.simulated:
+            yield _simulation(spec, folders, observer)
+            return
+        devices = pick_devices(spec.execution)
+        executor = stack.enter_context(_workers(spec, folders, observer, devices))
+        yield Backend(
+            executor=executor,
+            survey=executor.survey(),
+            checkpoints=DirectoryCheckpointStore(CachePaths(cache_root()).checkpoints),
+            workers=len(devices),
+        )
+
+
+def _workers(
+    spec: RunSpec, folders: Sequence[Path], observer: Observer, devices: Sequence[str]
+) -> PoolExecutor:
+    return PoolExecutor(
         "coral.compose:build_trainer",
         trainer_payload(spec, folders),
         workers=len(devices),
@@ -189,8 +244,80 @@ def workers(
         trial_timeout_seconds=spec.execution.trial_timeout_seconds,
         retries=spec.execution.retries,
         on_progress=observer.on_progress,
-    ) as executor:
-        yield executor, executor.survey()
+    )
+
+
+def _simulation(spec: RunSpec, folders: Sequence[Path], observer: Observer) -> Backend:
+    """Return virtual workers around a simulated trainer; nothing is loaded.
+
+    Raises:
+        ConfigError: the profile is missing or has faults.
+    """
+    world = simulated_world(spec, discover(folders))
+    pull = _agreement(spec, world)[1] if spec.simulation.agreement else None
+    # A config for GPUs is simulated without one.
+    virtual = len(pick_devices(replace(spec.execution, device="auto")))
+    trainer = SimulatedTrainer(world, pull)
+    return Backend(
+        executor=VirtualExecutor(
+            trainer, virtual, observer.on_progress, retries=spec.execution.retries
+        ),
+        survey=world.survey,
+        checkpoints=WeightsInAddresses(),
+        workers=virtual,
+    )
+
+
+def _agreement(spec: RunSpec, world: World) -> tuple[Agreement, Pull]:
+    """Return how stages agree with the last, and the pull towards what the config wants."""
+    measured = measure_agreement(world, spec.space, spec.training_stages, spec.seed)
+    names = [stage.name for stage in spec.training_stages]
+    wanted = {names.index(name): tau for name, tau in spec.simulation.agreement.items()}
+    return measured, measured.pull(wanted)
+
+
+def expected_agreement(spec: RunSpec, folders: Sequence[Path]) -> dict[str, float | None]:
+    """Return the Kendall tau of each stage's ranking with the last one's, by its name.
+
+    Over the search space, without prune rules; None where nothing differs.
+    """
+    measured, pull = _agreement(spec, simulated_world(spec, discover(folders)))
+    found = [measured.tau(i, strength) for i, strength in enumerate(pull.strength[:-1])]
+    stages = spec.training_stages[:-1]
+    return {
+        stage.name: None if math.isnan(tau) else tau
+        for stage, tau in zip(stages, found, strict=True)
+    }
+
+
+def simulated_world(spec: RunSpec, registry: Registry) -> World:
+    """Return what the simulation of a run believes.
+
+    Raises:
+        ConfigError: the profile, or the one that a task's plugin ships, is missing or has faults.
+    """
+    profile = read_profile(find_profile(spec.simulation.profile))
+    requests = []
+    for settings in spec.tasks:
+        task = registry.build(settings.name, settings.options)
+        shipped = getattr(task, "simulation_profile", None)
+        requests.append(
+            TaskRequest(
+                name=task.name,
+                metrics=task.metrics,
+                primary_metric=task.primary_metric,
+                options=settings.options,
+                profile=None if shipped is None else read_task_profile(Path(shipped)),
+            )
+        )
+    tasks = task_profiles(profile, requests)
+    survey = simulated_survey(
+        profile,
+        tasks,
+        targets=targets_of(spec.space),
+        settings=asdict(spec.simulation),
+    )
+    return World(profile=replace(profile, tasks=tasks), survey=survey, settings=spec.simulation)
 
 
 def start_run(config: LoadedConfig, source: Source, observer: Observer) -> Facts:
@@ -201,65 +328,135 @@ def start_run(config: LoadedConfig, source: Source, observer: Observer) -> Facts
     """
     spec = config.spec
     with ExitStack() as stack:
-        executor, survey = stack.enter_context(workers(spec, source.folders, observer))
-        check_survey(config, survey)
-        folder = _claim(Path(spec.output_dir) if spec.output_dir else RUNS / spec.name)
+        used = stack.enter_context(backend(spec, source.folders, observer))
+        check_survey(config, used.survey)
+        name = f"{spec.name}-simulated" if spec.simulated else spec.name
+        folder = claim(Path(spec.output_dir) if spec.output_dir else RUNS / name)
         spec = replace(spec, output_dir=str(folder))
         stack.enter_context(run_lock(folder))
-        write_text_durably(RunPaths(folder).resolved_config, dump_spec(spec))
-        meta = {
-            "coral_version": __version__,
-            "name": spec.name,
-            "survey": json.dumps(asdict(survey)),
-            "plugin_folders": json.dumps([str(f) for f in source.folders]),
-            "generations": str(spec.evolution.generations),
-        }
-        store = stack.enter_context(SqliteRunStore.create(folder, meta))
-        run = OpenRun(
-            folder=folder,
-            store=store,
-            spec=spec,
-            survey=survey,
-            plugin_folders=tuple(source.folders),
+        return _go_on(_begun(folder, spec, source.folders, used.survey, stack), used, observer)
+
+
+def _begun(
+    folder: Path, spec: RunSpec, plugin_folders: Sequence[Path], survey: Survey, stack: ExitStack
+) -> OpenRun:
+    """Make a run's config and store in its folder; ``stack`` closes the store."""
+    write_text_durably(RunPaths(folder).resolved_config, dump_spec(spec))
+    meta = {
+        "coral_version": __version__,
+        "name": spec.name,
+        "survey": json.dumps(asdict(survey)),
+        "plugin_folders": json.dumps([str(f) for f in plugin_folders]),
+        "generations": str(spec.evolution.generations),
+    }
+    store = stack.enter_context(SqliteRunStore.create(folder, meta))
+    return OpenRun(
+        folder=folder,
+        store=store,
+        spec=spec,
+        survey=survey,
+        plugin_folders=tuple(plugin_folders),
+    )
+
+
+def run_in(
+    folder: Path,
+    spec: RunSpec,
+    plugin_folders: Sequence[Path],
+    used: Backend,
+    observer: Observer,
+    candidates: tuple[Candidate, ...] = (),
+) -> tuple[Facts, EvolutionState]:
+    """Run a spec in a folder on a backend already lent; a run that is there goes on.
+
+    Args:
+        candidates: the first generation; none to breed it.
+
+    Raises:
+        RunLockedError: another process works on it.
+        RunError: the folder holds a run of other settings, model or data.
+    """
+    folder.mkdir(exist_ok=True)
+    spec = replace(spec, output_dir=str(folder))
+    with ExitStack() as stack:
+        stack.enter_context(run_lock(folder))
+        if RunPaths(folder).database.exists():
+            run = open_run(folder, stack.enter_context(SqliteRunStore.open(folder)))
+            _require_same(run, used.survey)
+            _require_same_settings(run, spec)
+        else:
+            run = _begun(folder, spec, plugin_folders, used.survey, stack)
+        state = run.state()
+        if candidates and not state.trials and not state.candidates:
+            run.store.append(GenerationStarted(generation=0, candidates=candidates))
+        if state.confirmation and RunPaths(folder).champion.is_dir():
+            return facts_of(run, state, "finished"), state
+        return _go_on(run, used, observer), run.state()
+
+
+def _require_same_settings(run: OpenRun, spec: RunSpec) -> None:
+    """Refuse another spec than the run's; where its jobs run decides nothing."""
+    if replace(run.spec, execution=spec.execution) != spec:
+        raise RunError(
+            f"{run.folder} must hold a run of these settings; it holds one of others.\n"
+            "Give the settings that it began with, or another folder."
         )
-        return _go_on(run, executor, observer)
 
 
 def dry_run(config: LoadedConfig, source: Source, observer: Observer) -> Facts:
     """Check everything that a run needs, time a few steps, and return the plan of the run.
 
+    A simulated run's steps are timed without its faults, and its stages' agreement is added.
+
     Raises:
         CoralError: what ``start_run`` would raise before it trains.
     """
     spec = config.spec
-    with workers(spec, source.folders, observer) as (executor, survey):
-        check_survey(config, survey)
-        count = len(pick_devices(spec.execution))
-        ladder = probe_ladder(survey.train_examples, spec.training.schedule.batch_size, PROBE_STEPS)
-        jobs = [
-            TrainingJob(
-                key=f"probe {i}",
-                trial=i,
-                plan=spec.training,
-                stage=0,
-                stages=ladder,
-                seed=spec.seed,
-                micro_batch_size=spec.execution.micro_batch_size,
+    lucky = replace(spec, simulation=replace(spec.simulation, faults=FaultRates()))
+    with backend(lucky, source.folders, observer) as used:
+        check_survey(config, used.survey)
+        facts = forecast(spec, used.survey, probe(spec, used), used.workers)
+    if spec.simulated:
+        facts["simulation"]["expected_agreement"] = expected_agreement(spec, source.folders)
+    return facts
+
+
+def probe(spec: RunSpec, used: Backend) -> list[Outcome]:
+    """Train the default recipe for a few steps on every worker at once.
+
+    Raises:
+        RunError: it fails.
+    """
+    batch_size = spec.training.schedule.batch_size
+    ladder = probe_ladder(used.survey.train_examples, batch_size, PROBE_STEPS)
+    jobs = [
+        TrainingJob(
+            key=f"probe {i}",
+            trial=i,
+            plan=spec.training,
+            stage=0,
+            stages=ladder,
+            seed=spec.seed,
+            micro_batch_size=spec.execution.micro_batch_size,
+        )
+        for i in range(used.workers)
+    ]
+    probes = list(used.executor.run(jobs))
+    for failure in (probe.failure for probe in probes):
+        if failure is not None:
+            raise RunError(
+                f"the default recipe failed within {PROBE_STEPS} steps ({failure.kind}):"
+                f" {failure.message}\n{failure.traceback or 'Lower its learning rate.'}"
             )
-            for i in range(count)
-        ]
-        probes = list(executor.run(jobs))
-        for failure in (probe.failure for probe in probes):
-            if failure is not None:
-                raise RunError(
-                    f"the default recipe failed within {PROBE_STEPS} steps ({failure.kind}):"
-                    f" {failure.message}\n{failure.traceback or 'Lower its learning rate.'}"
-                )
-        return forecast(spec, survey, probes, count)
+    return probes
 
 
-def _claim(folder: Path) -> Path:
-    """Make the run's folder; a numbered sibling if it is taken."""
+def claim(folder: Path) -> Path:
+    """Make the run's folder; a numbered sibling if it is taken.
+
+    Raises:
+        RunError: it can't be made.
+    """
     while True:
         free = next_free(folder)
         try:
@@ -279,7 +476,8 @@ def resume_run(folder: Path, observer: Observer, generations: int | None = None)
 
     Raises:
         RunLockedError: another process works on it.
-        RunError: it is not a run, or model or data are no longer those it began with.
+        RunError: it is not a run, or model, data or simulation profile are no longer those that it
+            began with.
     """
     with ExitStack() as stack:
         stack.enter_context(run_lock(folder))
@@ -289,15 +487,19 @@ def resume_run(folder: Path, observer: Observer, generations: int | None = None)
             total = run.state().generation + generations
             store.set_meta("generations", str(total))
             run = open_run(folder, store)
-        executor, survey = stack.enter_context(workers(run.spec, run.plugin_folders, observer))
-        _require_same(run.survey, survey)
-        return _go_on(run, executor, observer)
+        used = stack.enter_context(backend(run.spec, run.plugin_folders, observer))
+        _require_same(run, used.survey)
+        return _go_on(run, used, observer)
 
 
-def _require_same(recorded: Survey, found: Survey) -> None:
+def _require_same(run: OpenRun, found: Survey) -> None:
+    model, data = "base model", "data"
+    if run.spec.simulated:
+        model = f"simulation profile {run.spec.simulation.profile}"
+        data = "simulation profile of the tasks"
     for what, one, two in (
-        ("base model", recorded.model_digest, found.model_digest),
-        ("data", recorded.data_digest, found.data_digest),
+        (model, run.survey.model_digest, found.model_digest),
+        (data, run.survey.data_digest, found.data_digest),
     ):
         if one != two:
             raise RunError(
@@ -306,12 +508,13 @@ def _require_same(recorded: Survey, found: Survey) -> None:
             )
 
 
-def _go_on(run: OpenRun, executor: PoolExecutor, observer: Observer) -> Facts:
+def _go_on(run: OpenRun, used: Backend, observer: Observer) -> Facts:
     run.store.begin_sitting()
+    run.store.set_meta("workers", str(used.workers))
     ports = Ports(
-        executor=executor,
+        executor=used.executor,
         runs=run.store,
-        checkpoints=DirectoryCheckpointStore(CachePaths(cache_root()).checkpoints),
+        checkpoints=used.checkpoints,
         observer=observer,
         survey=run.survey,
     )

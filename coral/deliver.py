@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from coral import __version__
+import coral
 from coral.evolution import EvolutionState
 from coral.loop import finalist
 from coral.ports import Ports
@@ -32,7 +32,7 @@ def _replace(
     shutil.rmtree(draft, ignore_errors=True)
     for number in trials:
         trial = state.trials[number]
-        card = adapter_card(trial, state, spec, ports.survey, __version__)
+        card = adapter_card(trial, state, spec, ports.survey, coral.__version__)
         target = draft if folder.name == "champion" else draft / f"trial-{number}"
-        ports.executor.export(finalist(trial, spec, ports.survey), target, card)
+        ports.executor.export(finalist(number, state, spec, ports.survey), target, card)
     replace_folder(draft, folder)

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 
 from coral.errors import NoSurvivorsError
-from coral.evaluate import evaluate, record, work_key
+from coral.evaluate import evaluate, job_of, record, work_of
 from coral.evolution import EvolutionState, breed, replay
 from coral.ports import Ports, Survey, TrainingJob
-from coral.records import GenerationStarted, RunConfirmed, Trial
+from coral.records import GenerationStarted, RunConfirmed
 from coral.rng import derive_seed
 from coral.settings import RunSpec
 
@@ -83,26 +83,19 @@ def confirm(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionStat
     assert state.champion is not None
     reference = REFERENCE if state.trials[REFERENCE].best_stage == spec.last_stage else None
     numbers = dict.fromkeys(n for n in (state.champion, reference) if n is not None)
-    finalists = [finalist(state.trials[number], spec, ports.survey) for number in numbers]
+    finalists = [finalist(number, state, spec, ports.survey) for number in numbers]
     scores = ports.executor.score(finalists, derive_seed(spec.seed, "bootstrap"))
     event = RunConfirmed(champion=state.champion, reference=reference, scores=scores)
     return record(state, event, spec, ports)
 
 
-def finalist(trial: Trial, spec: RunSpec, survey: Survey) -> TrainingJob:
+def finalist(number: int, state: EvolutionState, spec: RunSpec, survey: Survey) -> TrainingJob:
     """Return the job that stands for a trial's final weights.
 
     It starts from its own last checkpoint, so nothing is left to train, unless the cache was
     emptied: then the same batches make the same weights again.
     """
+    trial = state.trials[number]
     last = trial.scored[-1]
-    return TrainingJob(
-        key=work_key(trial.candidate, last.stage, spec, survey),
-        trial=trial.number,
-        plan=spec.plan_of(trial.candidate),
-        stage=last.stage,
-        stages=spec.training_stages,
-        seed=spec.seed,
-        resume_from=last.checkpoint,
-        micro_batch_size=spec.execution.micro_batch_size,
-    )
+    work = work_of(trial.candidate, state.trials, spec, survey)
+    return job_of(work, last.stage, spec, resume_from=last.checkpoint)

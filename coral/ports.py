@@ -93,6 +93,8 @@ class TrainingJob:
         resume_from: address of this plan's checkpoint at the end of an earlier stage, or of
             ``stage`` itself. None, or an address that can't be read, means training from scratch
             through the same batches.
+        inherits: addresses of the parents' checkpoints that the first stage starts from, the better
+            parent first; none for a cold start.
         micro_batch_size: most examples in one forward pass; None leaves batches whole.
     """
 
@@ -103,6 +105,7 @@ class TrainingJob:
     stages: tuple[Stage, ...]
     seed: int
     resume_from: str | None = None
+    inherits: tuple[str, ...] = ()
     micro_batch_size: int | None = None
     attempt: int = 1
 

@@ -46,6 +46,11 @@ class Cost:
     train_seconds: float = 0.0
     evaluation_seconds: float = 0.0
 
+    @property
+    def seconds(self) -> float:
+        """Wall time in the worker, training and evaluation."""
+        return self.train_seconds + self.evaluation_seconds
+
     def __add__(self, other: Cost) -> Cost:
         return Cost(
             optimizer_steps=self.optimizer_steps + other.optimizer_steps,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
+
+from annotated_types import Gt, Lt
 
 from coral.errors import PlanError
 from coral.fidelity.prune import PruneSettings
@@ -43,6 +45,7 @@ class EvolutionSettings:
         mutation_rate: probability that a gene mutates.
         mutation_strength: standard deviation of a step, as a share of the gene's range.
         recipes: plans, as dotted fields, that join the known-good ones in generation 0.
+        warm_start: children begin with their parents' weights.
     """
 
     population_size: PositiveInt = 8
@@ -53,6 +56,7 @@ class EvolutionSettings:
     mutation_rate: Fraction = 0.3
     mutation_strength: Positive = 0.15
     recipes: tuple[Mapping[str, Any], ...] = ()
+    warm_start: bool = False
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -105,11 +109,59 @@ class ExecutionSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FaultRates:
+    """How often misfortune strikes a simulated job, as probabilities of one attempt.
+
+    Attributes:
+        crash: the worker process dies.
+        out_of_memory: a whole batch does not fit.
+        straggler: the job takes eight times as long.
+        nan: the loss is not finite, whatever the genome.
+        lost_checkpoint: the checkpoint to resume from is gone.
+    """
+
+    crash: Fraction = 0.0
+    out_of_memory: Fraction = 0.0
+    straggler: Fraction = 0.0
+    nan: Fraction = 0.0
+    lost_checkpoint: Fraction = 0.0
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulationSettings:
+    """What ``mode: simulate`` believes.
+
+    Attributes:
+        profile: a bundled profile's name, or a file that ``coral calibrate`` wrote.
+        agreement: stage name to the Kendall tau that its ranking shall have with the last stage's,
+            from near 1 (easy) through 0 to near -1 (misleading). Stages that are not named keep
+            the profile's own.
+        faults: rates of simulated misfortune.
+        memory_bytes: of a worker; a micro-batch that needs more does not fit.
+    """
+
+    profile: str = "minilm-docstrings"
+    agreement: Mapping[str, Annotated[float, Gt(-1), Lt(1)]] = field(default_factory=dict)
+    faults: FaultRates = field(default_factory=FaultRates)
+    memory_bytes: Positive | None = None
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        for stage, tau in self.agreement.items():
+            if not -1 < tau < 1:
+                raise PlanError(f"agreement.{stage} must lie between -1 and 1, got {tau}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
     """Everything that the user decided about a run.
 
     Attributes:
         name: of the config; names the run's folder.
+        mode: ``real`` trains; ``simulate`` asks a response surface instead.
         space: the genes, over the default recipe.
         objectives: the first is the primary one.
         output_dir: the run's folder; empty for ``runs/<name>``.
@@ -118,6 +170,7 @@ class RunSpec:
     name: str
     base_model: str
     tasks: tuple[TaskSettings, ...]
+    mode: Literal["real", "simulate"] = "real"
     space: SearchSpace = field(default_factory=SearchSpace)
     evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
     training_stages: tuple[Stage, ...] = DEFAULT_LADDER
@@ -125,6 +178,7 @@ class RunSpec:
     objectives: tuple[Objective, ...] = (Objective(metric="auroc"),)
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
+    simulation: SimulationSettings = field(default_factory=SimulationSettings)
     output_dir: str = ""
     seed: NonNegativeInt = 0
 
@@ -135,6 +189,19 @@ class RunSpec:
             raise PlanError("objectives must hold at least one metric, got none")
         if not self.tasks:
             raise PlanError("tasks must hold at least one task, got none")
+        if self.evolution.warm_start and self.mode == "real":
+            raise PlanError("warm_start is simulated so far: it needs mode simulate, got real")
+        names = [stage.name for stage in self.training_stages[:-1]]
+        for name in self.simulation.agreement:
+            if name not in names:
+                raise PlanError(
+                    f"simulation.agreement must name stages before the last"
+                    f" ({', '.join(names) or 'there are none'}), got {name}"
+                )
+
+    @property
+    def simulated(self) -> bool:
+        return self.mode == "simulate"
 
     @property
     def training(self) -> TrainingPlan:
@@ -150,3 +217,19 @@ class RunSpec:
         if candidate.lineage.operator == "reference":
             return self.training
         return self.space.express(candidate.genome)
+
+    def recording(self, trials: int) -> RunSpec:
+        """Return the spec of a record: one generation of ``trials``, all through every stage.
+
+        The reference and the recipes come first, the rest is a Sobol design.
+        """
+        return replace(
+            self,
+            name=f"{self.name}-record",
+            evolution=replace(self.evolution, population_size=trials, generations=1),
+            training_stages=tuple(
+                replace(stage, survival_rate=1.0) for stage in self.training_stages
+            ),
+            prune=PruneSettings(rules=(), audit_fraction=0.0),
+            budget=BudgetSettings(),
+        )

@@ -80,10 +80,18 @@ def read_run(folder: Path) -> Facts:
         return facts_of(run, state, _status(folder, state))
 
 
-def read_spec(folder: Path) -> RunSpec:
-    """Return the spec of a stored run. Raises as ``read_run`` does."""
+def read_spec(folder: Path, more: int | None = None) -> RunSpec:
+    """Return the spec of a stored run. Raises as ``read_run`` does.
+
+    Args:
+        more: generations by which it is about to be extended.
+    """
     with SqliteRunStore.read_only(folder) as store:
-        return open_run(folder, store).spec
+        run = open_run(folder, store)
+        if more is None:
+            return run.spec
+        total = run.state().generation + more
+        return replace(run.spec, evolution=replace(run.spec.evolution, generations=total))
 
 
 def export_trials(folder: Path) -> str:
@@ -94,8 +102,14 @@ def export_trials(folder: Path) -> str:
 
 def facts_of(run: OpenRun, state: EvolutionState, status: str) -> Facts:
     """Return the facts of an open run at ``state``."""
+    workers = run.store.meta().get("workers")
     return run_facts(
-        state, run.spec, folder=run.folder, status=status, wall_seconds=run.store.wall_seconds()
+        state,
+        run.spec,
+        folder=run.folder,
+        status=status,
+        wall_seconds=run.store.wall_seconds(),
+        workers=None if workers is None else int(workers),
     )
 
 
@@ -107,7 +121,44 @@ def _status(folder: Path, state: EvolutionState) -> str:
     return "failed" if state.generation and not state.population else "interrupted"
 
 
+def find_champion(run: Path) -> Path:
+    """Return the folder of a run's champion, or ``run`` itself if it was handed over.
+
+    Raises:
+        RunError: there is no adapter in it, or it was simulated and so never had one.
+    """
+    champion = RunPaths(run).champion
+    folder = champion if champion.is_dir() else run
+    card = folder / "coral.json"
+    if _is_simulated(run, card):
+        raise RunError(
+            f"{run} was simulated: it holds the plan of an adapter, and no adapter.\n"
+            "  Train it with `coral evolve CONFIG`, without --simulate, and name that run."
+        )
+    if not card.is_file():
+        raise RunError(
+            f"{run} must hold a champion, there is no {card}.\n"
+            f"  Finish the run with `coral resume {run}`, or name another folder."
+        )
+    return folder
+
+
+def _is_simulated(run: Path, card: Path) -> bool:
+    """Return what the card says or, before there is one, the run."""
+    if not card.is_file():
+        return RunPaths(run).database.is_file() and read_spec(run).simulated
+    try:
+        facts = json.loads(card.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # what is wrong with it, the predictor says
+        return False
+    return isinstance(facts, dict) and facts.get("simulated") is True
+
+
 def find_runs(root: Path) -> list[Path]:
-    """Return the run folders under ``root``, the newest first."""
-    found = [path.parent for path in root.glob(f"*/{RunPaths(root).database.name}")]
-    return sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)
+    """Return the run folders under ``root``, the newest first.
+
+    By their databases, for SQLite leaves files of its own in a folder where a run is only read.
+    """
+    found = list(root.glob(f"*/{RunPaths(root).database.name}"))
+    found.sort(key=lambda database: database.stat().st_mtime, reverse=True)
+    return [database.parent for database in found]

@@ -8,10 +8,13 @@ from dataclasses import replace
 import pytest
 
 from coral.errors import NoSurvivorsError
-from coral.evaluate import work_key
+from coral.evaluate import work_of
 from coral.fidelity import DEFAULT_LADDER, PruneRule, PruneSettings
 from coral.genome import ChoiceGene, SearchSpace, flag
 from coral.loop import evolve
+from coral.ports import Survey
+from coral.records import Candidate
+from coral.settings import RunSpec
 from coral.testing.trainers import TRAIN_EXAMPLES
 from tests.scripted_runs import (
     AUROC,
@@ -44,7 +47,7 @@ def test_the_default_ladder_spends_at_most_39_percent_of_full_training() -> None
 
 
 def test_the_ledger_holds_all_that_was_spent() -> None:
-    state = run(trials=FAILING)
+    state = run(replace(SPEC, prune=replace(SPEC.prune, audit_fraction=1.0)), FAILING)
     ledger = state.ledger
     spent = sum(trial.cost.optimizer_steps for trial in state.trials)
     assert ledger.searched.optimizer_steps + ledger.confirmation.optimizer_steps == spent
@@ -122,6 +125,10 @@ def test_auditing_changes_nothing_in_the_search_that_it_checks() -> None:
     assert checked.population == unchecked.population
     assert checked.ledger.search == unchecked.ledger.search
     assert checked.ledger.audit.optimizer_steps > unchecked.ledger.audit.optimizer_steps == 0
+
+
+def work_key(candidate: Candidate, stage: int, spec: RunSpec, survey: Survey) -> str:
+    return work_of(candidate, (), spec, survey).keys[stage]
 
 
 def test_the_work_key_is_everything_that_decides_the_result_and_nothing_else() -> None:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from coral import __version__
 from coral.errors import ConfigError, CoralError, Fault, RunError
 
 if TYPE_CHECKING:
     from coral.cli.screen import Screen
+    from coral.compose import Source
     from coral.settings import RunSpec
+    from coral.spec import LoadedConfig
 
 app = typer.Typer(
     name="coral",
@@ -30,6 +33,7 @@ app = typer.Typer(
 INTERRUPTED = 130
 KEPT = "; what was finished is kept. next: coral resume {run}"
 
+Config = Annotated[str, typer.Argument(help="A YAML file, or a bundled config's name.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as evolution.generations=5."),
@@ -41,6 +45,12 @@ SetOption = Annotated[
 Plugins = Annotated[
     list[Path] | None,
     typer.Option("--plugins", metavar="DIR", help="A folder of task plugins; repeatable."),
+]
+Simulate = Annotated[
+    bool,
+    typer.Option(
+        "--simulate", help="Train nothing, ask a fitted response surface; as mode=simulate."
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
@@ -70,7 +80,7 @@ def _reported(run_hint: str = "") -> Iterator[None]:
         raise typer.Exit(0) from None
 
 
-def _overrides(*groups: list[str] | None) -> dict[str, str]:
+def _overrides(*groups: list[str] | None, simulate: bool) -> dict[str, str]:
     pairs: dict[str, str] = {}
     faults = []
     for text in (item for group in groups for item in group or []):
@@ -87,7 +97,7 @@ def _overrides(*groups: list[str] | None) -> dict[str, str]:
         pairs[key] = value
     if faults:
         raise ConfigError(faults)
-    return pairs
+    return {**pairs, "mode": "simulate"} if simulate else pairs
 
 
 def _screen(spec: RunSpec) -> Screen:
@@ -98,8 +108,38 @@ def _screen(spec: RunSpec) -> Screen:
     return Screen(spec, Console(stderr=True, highlight=False))
 
 
-def _finish(facts: dict[str, Any], *, json: bool) -> None:
-    """Print a finished run on stdout, with the path of what it made and the next command."""
+def _load(
+    config: str, pairs: dict[str, str], plugins: list[Path] | None
+) -> tuple[LoadedConfig, Source]:
+    from coral import compose
+
+    source = compose.Source(path=compose.find_config(config), plugin_folders=tuple(plugins or ()))
+    return compose.load(source, pairs), source
+
+
+def _start(loaded: LoadedConfig, source: Source, real: list[str], *, json: bool) -> None:
+    """Run a config from the start; ``real`` is the command that trains it for real."""
+    from coral import compose
+
+    with _screen(loaded.spec) as screen:
+        facts = compose.start_run(loaded, source, screen)
+    _finish(facts, shlex.join(real), json=json)
+
+
+def _real(command: list[str], pairs: dict[str, str], plugins: list[Path] | None) -> list[str]:
+    """Return the words of a command that does for real what was simulated."""
+    mode = [] if "mode" in pairs else ["mode=real"]  # the file itself says simulate
+    others = [f"{key}={value}" for key, value in pairs.items() if key != "mode"]
+    folders = [word for folder in plugins or () for word in ("--plugins", str(folder))]
+    return ["coral", *command, *others, *mode, *folders]
+
+
+def _finish(facts: dict[str, Any], real: str, *, json: bool) -> None:
+    """Print a finished run on stdout, with the path of what it made and the next command.
+
+    Args:
+        real: what to do after a simulated run.
+    """
     from rich.console import Console
     from rich.text import Text
 
@@ -112,17 +152,19 @@ def _finish(facts: dict[str, Any], *, json: bool) -> None:
     console = Console(highlight=False)
     print_run(facts, console)
     run = facts["run"]
-    line = f'next: coral show {run}    coral predict {run} "some text"'
+    then = real if facts["simulation"] else f'coral predict {run} "some text"'
+    line = f"next: coral show {run}    {then}"
     console.print(Text(line), soft_wrap=True)
 
 
 @app.command()
 def evolve(
-    config: Annotated[str, typer.Argument(help="A YAML file, or a bundled config's name.")],
+    config: Config,
     overrides: Overrides = None,
     *,
     set_: SetOption = None,
     plugins: Plugins = None,
+    simulate: Simulate = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, time a few steps, print the plan.")
     ] = False,
@@ -136,21 +178,75 @@ def evolve(
         from coral.cli.tables import print_forecast
         from coral.reporting import as_json
 
-        pairs = _overrides(overrides, set_)
-        source = compose.Source(
-            path=compose.find_config(config), plugin_folders=tuple(plugins or ())
-        )
-        loaded = compose.load(source, pairs)
-        if dry_run:
-            facts = compose.dry_run(loaded, source, compose.SilentObserver())
-            if json:
-                typer.echo(as_json(facts))
-            else:
-                print_forecast(facts, Console(highlight=False))
+        pairs = _overrides(overrides, set_, simulate=simulate)
+        loaded, source = _load(config, pairs, plugins)
+        if not dry_run:
+            _start(loaded, source, _real(["evolve", config], pairs, plugins), json=json)
             return
-        with _screen(loaded.spec) as screen:
-            facts = compose.start_run(loaded, source, screen)
-        _finish(facts, json=json)
+        facts = compose.dry_run(loaded, source, compose.SilentObserver())
+        if json:
+            typer.echo(as_json(facts))
+        else:
+            print_forecast(facts, Console(highlight=False))
+
+
+@app.command()
+def record(
+    config: Config,
+    overrides: Overrides = None,
+    *,
+    trials: Annotated[int, typer.Option(min=2, help="How many genomes to train.")] = 160,
+    set_: SetOption = None,
+    plugins: Plugins = None,
+    simulate: Simulate = False,
+    json: Json = False,
+) -> None:
+    """Train a Sobol design through all stages without pruning, to calibrate the simulation."""
+    with _reported(KEPT.format(run="RUN (`coral runs` lists them)")):
+        pairs = _overrides(overrides, set_, simulate=simulate)
+        loaded, source = _load(config, pairs, plugins)
+        loaded = replace(loaded, spec=loaded.spec.recording(trials))
+        real = _real(["record", config, "--trials", str(trials)], pairs, plugins)
+        _start(loaded, source, real, json=json)
+
+
+@app.command()
+def compare(
+    config: Config = "quickstart",
+    overrides: Overrides = None,
+    *,
+    population: Annotated[int, typer.Option(min=2, help="Genomes in a generation.")] = 8,
+    generations: Annotated[int, typer.Option(min=1, help="Generations to breed.")] = 5,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--folder", help="The comparison's folder; an interrupted one goes on."),
+    ] = None,
+    set_: SetOption = None,
+    plugins: Plugins = None,
+    simulate: Simulate = False,
+    json: Json = False,
+) -> None:
+    """Run one population simulated, naively in full, and over the ladder; compare the three."""
+    with _reported():
+        from rich.console import Console
+
+        from coral import comparison
+        from coral.cli.comparison import ComparisonScreen, print_comparison, save_markdown
+        from coral.reporting import as_json
+
+        size = {
+            "evolution.population_size": str(population),
+            "evolution.generations": str(generations),
+        }
+        pairs = size | _overrides(overrides, set_, simulate=simulate)
+        loaded, source = _load(config, pairs, plugins)
+        with ComparisonScreen(loaded.spec, Console(stderr=True, highlight=False)) as screen:
+            facts = comparison.compare(loaded, source, screen, folder)
+        save_markdown(facts)
+        if json:
+            typer.echo(as_json(facts))
+        else:
+            print_comparison(facts, Console(highlight=False))
 
 
 @app.command()
@@ -165,9 +261,9 @@ def resume(
     with _reported(KEPT.format(run=run)):
         from coral import compose, stored_run
 
-        with _screen(stored_run.read_spec(run)) as screen:
+        with _screen(stored_run.read_spec(run, more=generations)) as screen:
             facts = compose.resume_run(run, screen, generations)
-        _finish(facts, json=json)
+        _finish(facts, "coral evolve CONFIG", json=json)
 
 
 @app.command()
@@ -239,18 +335,24 @@ def predict(
     file: Annotated[
         Path | None, typer.Option("--file", help="A text file, one text a line.")
     ] = None,
+    simulate: Annotated[bool, typer.Option("--simulate", hidden=True)] = False,
     json: Json = False,
 ) -> None:
     """Label texts with a run's champion."""
     with _reported():
-        _require_champion(run)
-
+        if simulate:
+            raise RunError(
+                "predictions can't be simulated: a simulation has no weights.\n"
+                "  Leave --simulate out, and name a run that was trained."
+            )
         from rich.console import Console
         from rich.text import Text
 
         import coral
         from coral.reporting import as_json
+        from coral.stored_run import find_champion
 
+        find_champion(run)  # before stdin is read
         given = _texts(texts, file)
         answers = coral.predict(run, given)
         if json:
@@ -264,17 +366,6 @@ def predict(
                 best = sorted(shares.items(), key=lambda item: -item[1])[:3]
                 told = "  ".join(f"{label} {share:.2f}" for label, share in best)
                 console.print(Text(f"  {task}: {told}"))
-
-
-def _require_champion(run: Path) -> None:
-    """Refuse a folder without an adapter before torch is loaded and stdin is read."""
-    champion = run / "champion"
-    folder = champion if champion.is_dir() else run
-    if not (folder / "coral.json").is_file():
-        raise RunError(
-            f"{run} must hold a champion, there is no {folder / 'coral.json'}.\n"
-            f"  Finish the run with `coral resume {run}`, or name another folder."
-        )
 
 
 def _texts(texts: list[str] | None, file: Path | None) -> list[str]:
@@ -303,6 +394,8 @@ def schema() -> None:
 @app.command()
 def version() -> None:
     """Print Coral's version."""
+    from coral import __version__
+
     typer.echo(__version__)
 
 

@@ -38,7 +38,10 @@ class Screen:
         self._live: Live | None = None
 
     def __enter__(self) -> Screen:
-        self._console.print("loading the base model and the data ...", style="dim")
+        beginning = "loading the base model and the data ..."
+        if self._spec.simulated:
+            beginning = f"simulating with profile {self._spec.simulation.profile}"
+        self._console.print(Text(beginning, style="dim"), soft_wrap=True)
         if self._console.is_terminal:
             self._live = Live(
                 console=self._console, refresh_per_second=4, get_renderable=self._render
@@ -74,7 +77,8 @@ class Screen:
                 for line in self._verdict_lines(event, state):
                     self._say(line)
             case RunConfirmed():
-                self._say("champion and default recipe scored on the test split")
+                split = "simulated test split" if self._spec.simulated else "test split"
+                self._say(f"champion and default recipe scored on the {split}")
 
     def _say(self, line: str) -> None:
         self._console.print(Text(line))
@@ -88,10 +92,11 @@ class Screen:
         metric = self._spec.objectives[0].metric
         score = outcome.metrics.get(metric, float("nan"))
         loss = outcome.curve.loss[-1] if outcome.curve.loss else float("nan")
-        seconds = outcome.cost.train_seconds + outcome.cost.evaluation_seconds
+        unit = "virtual s" if self._spec.simulated else "s"
         return (
             f"  trial {event.trial:>3}  {stage}  {metric} {score:.4f}"
-            f"  loss {loss:.3f}  step {outcome.cumulative_steps}  {seconds:.1f} s"
+            f"  loss {loss:.3f}  step {outcome.cumulative_steps}"
+            f"  {outcome.cost.seconds:.1f} {unit}"
         )
 
     def _verdict_lines(self, event: GenerationFinished, state: EvolutionState) -> list[str]:
@@ -115,10 +120,15 @@ class Screen:
         best = "none" if last.best is None else f"{last.best:.4f}{gain}"
         epochs, saved = _epochs(state)
         return (
-            f"gen {state.generation}/{self._spec.evolution.generations}  front {last.front}"
+            f"{self._mark}gen {state.generation}/{self._spec.evolution.generations}"
+            f"  front {last.front}"
             f"  best {metric} {best}  pruned {last.pruned}/{last.trials}  failed {last.failed}"
             f"   {epochs:.1f} epochs spent, {saved:.1f} saved   {duration(self._elapsed)}"
         )
+
+    @property
+    def _mark(self) -> str:
+        return "simulated  " if self._spec.simulated else ""
 
     @property
     def _elapsed(self) -> float:
@@ -141,10 +151,10 @@ class Screen:
 
     def _status(self) -> str:
         if self._state is None:
-            return f"starting  {duration(self._elapsed)}"
+            return f"{self._mark}starting  {duration(self._elapsed)}"
         left = self._time_left(self._state)
         return (
-            f"gen {min(self._state.generation + 1, self._spec.evolution.generations)}"
+            f"{self._mark}gen {min(self._state.generation + 1, self._spec.evolution.generations)}"
             f"/{self._spec.evolution.generations}  front {len(self._state.front)}"
             f"  {_epochs(self._state)[1]:.1f} epochs saved  {duration(self._elapsed)} elapsed"
             + (f", about {duration(left)} left" if left is not None else "")

@@ -18,7 +18,7 @@ def duration(seconds: float) -> str:
     '1 min 15 s'
     """
     if seconds < 60:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds > 1 else f"{round(seconds, 1):g} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
@@ -53,10 +53,14 @@ def value_text(value: Any) -> str:
 
 def print_run(facts: Facts, console: Console) -> None:
     """Print a run: champion against baseline, front, trials, cost and audit."""
-    console.print(
-        f"[bold]{facts['run']}[/]  {facts['status']}, generation {facts['generation']}"
-        f" of {facts['generations']}, seed {facts['seed']}"
+    simulation = facts["simulation"]
+    told = (
+        f"  {'simulated, ' if simulation else ''}{facts['status']}, generation"
+        f" {facts['generation']} of {facts['generations']}, seed {facts['seed']}"
     )
+    console.print(Text.assemble((facts["run"], "bold"), told))
+    if simulation:
+        console.print(Text(_beliefs(simulation)))
     if facts["champion"] is None:
         console.print(
             "No trial has finished yet." if facts["status"] == "running" else "No champion."
@@ -65,9 +69,25 @@ def print_run(facts: Facts, console: Console) -> None:
     console.print(_scores(facts))
     console.print(_comparison(facts), "", _front(facts), "", _summary(facts), sep="\n")
     if facts["status"] == "finished":
-        console.print(f"champion  {facts['champion']['path']}", soft_wrap=True)
+        path = facts["champion"]["path"]
+        made = f"plan found  {path}/coral.json  (no adapter)" if simulation else f"champion  {path}"
+        console.print(Text(made), soft_wrap=True)
     elif facts["status"] == "interrupted":
-        console.print(f"next: coral resume {facts['run']}", soft_wrap=True)
+        console.print(Text(f"next: coral resume {facts['run']}"), soft_wrap=True)
+
+
+def _beliefs(simulation: Facts) -> str:
+    """Return in words what a simulation believes."""
+    parts = [f"no training: scores, times and memory come from profile {simulation['profile']}"]
+    wanted = [f"{stage} {tau:g}" for stage, tau in simulation["agreement"].items()]
+    faults = [f"{name} {rate:g}" for name, rate in simulation["faults"].items() if rate]
+    if wanted:
+        parts.append(f"agreement {', '.join(wanted)}")
+    if faults:
+        parts.append(f"faults {', '.join(faults)}")
+    if simulation["memory_bytes"] is not None:
+        parts.append(f"workers of {size(simulation['memory_bytes'])}")
+    return "; ".join(parts)
 
 
 SHOWN_METRICS = ("auroc", "accuracy", "macro_f1", "log_loss")
@@ -79,7 +99,7 @@ def _scores(facts: Facts) -> Table:
     rows = [("champion", facts["champion"]), ("default recipe", facts["baseline"])]
     rows = [pair for pair in rows if pair[1] is not None]
     splits = ("validation", "test") if facts["champion"]["metrics"]["test"] else ("validation",)
-    table.add_column("")
+    table.add_column("simulated" if facts["simulation"] else "")
     for name, _ in rows:
         for split in splits:
             table.add_column(f"{name}\n{split}", justify="right")
@@ -111,13 +131,15 @@ def _comparison(facts: Facts) -> Text:
         f"{name} {i['estimate']:+.4f} [{i['low']:+.4f}, {i['high']:+.4f}]"
         for name, i in comparison.items()
     ]
-    return Text("champion minus default on test, 95 % paired bootstrap: " + "; ".join(parts))
+    test = "simulated test" if facts["simulation"] else "test"
+    return Text(f"champion minus default on {test}, 95 % paired bootstrap: {'; '.join(parts)}")
 
 
 def _front(facts: Facts) -> Group:
     """The front, one line of objectives and one of genes a member."""
     objectives = [objective["metric"] for objective in facts["objectives"]]
-    lines = [Text("Pareto front", style="bold")]
+    title = "Pareto front, simulated" if facts["simulation"] else "Pareto front"
+    lines = [Text(title, style="bold")]
     for row in facts["pareto"]:
         validation = row["metrics"]["validation"]
         parents = " and ".join(str(parent) for parent in row["parents"])
@@ -142,7 +164,8 @@ def _summary(facts: Facts) -> Group:
         f"cost    {cost['optimizer_steps']:,} optimizer steps, {cost['share_of_naive']:.1%} of the"
         f" {cost['naive_optimizer_steps']:,} of training every genome;"
         f" {cost['epochs_spent']:.1f} epochs spent, {cost['epochs_saved']:.1f} saved;"
-        f" {duration(cost['wall_seconds'])}; peak {size(facts['peak_memory_bytes'])} a worker",
+        f" peak {size(facts['peak_memory_bytes'])} a worker",
+        *_times(facts),
     ]
     lines += [
         f"trust   {trust['stage']} against the last stage: Kendall tau"
@@ -158,6 +181,20 @@ def _summary(facts: Facts) -> Group:
     return Group(*(Text(line) for line in lines))
 
 
+def _times(facts: Facts) -> list[str]:
+    """The time that was taken, and that other numbers of workers would have taken."""
+    makespan, workers = facts["makespan_seconds"], facts["workers"] or 1
+    took = duration(facts["cost"]["wall_seconds"])
+    plural = "worker" if workers == 1 else "workers"
+    if facts["simulation"]:
+        virtual = duration(makespan[str(workers)])
+        took = f"{virtual} on {workers} virtual {plural}, simulated in {took}"
+    elif facts["workers"]:
+        took += f" on {workers} {plural}"
+    others = [f"{duration(makespan[n])} on {n}" for n in sorted(makespan, key=int)]
+    return [f"time    {took}", f"workers training and scoring take {', '.join(others)}"]
+
+
 def print_failures(facts: Facts, console: Console) -> None:
     """Print every failure with its traceback."""
     if not facts["failures"]:
@@ -170,31 +207,46 @@ def print_failures(facts: Facts, console: Console) -> None:
 
 
 def print_runs(rows: list[Facts], console: Console) -> None:
-    """Print one line a run."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("run", "status", "generation", "trials", "best on validation", "test", "time"):
-        table.add_column(column)
+    """Print one line a run, at its full width so that a folder can be copied."""
+    lines = [("run", "status", "gen", "trials", "validation", "test", "time")]
     for facts in rows:
         champion = facts["champion"]
         metric = facts["objectives"][0]["metric"]
         best = champion and champion["metrics"]["validation"].get(metric)
         test = champion and (champion["metrics"]["test"] or {}).get(metric)
-        table.add_row(
-            facts["run"],
-            facts["status"],
-            f"{facts['generation']}/{facts['generations']}",
-            str(facts["trials"]["total"]),
-            f"{metric} {number(best)}",
-            number(test),
-            duration(facts["cost"]["wall_seconds"]),
+        lines.append(
+            (
+                facts["run"],
+                _status(facts),
+                f"{facts['generation']}/{facts['generations']}",
+                str(facts["trials"]["total"]),
+                f"{metric} {number(best)}",
+                number(test),
+                duration(facts["cost"]["wall_seconds"]),
+            )
         )
-    console.print(table)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for i, line in enumerate(lines):
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=True)]
+        text = Text("  ".join(cells).rstrip(), style="" if i else "bold")
+        console.print(text, soft_wrap=True)
+
+
+def _status(facts: Facts) -> str:
+    if not facts["simulation"]:
+        return str(facts["status"])
+    return "simulated" if facts["status"] == "finished" else f"simulated, {facts['status']}"
 
 
 def print_forecast(facts: Facts, console: Console) -> None:
     """Print the plan of a run."""
     tasks = ", ".join(f"{name} ({count:,})" for name, count in facts["tasks"].items())
-    console.print(f"[bold]{facts['run']}[/]  {facts['base_model']}", soft_wrap=True)
+    simulation = facts["simulation"]
+    mode = "  simulated" if simulation else ""
+    title = Text.assemble((facts["run"], "bold"), f"{mode}  {facts['base_model']}")
+    console.print(title, soft_wrap=True)
+    if simulation:
+        console.print(Text(_beliefs(simulation)))
     console.print(f"tasks (train examples): {tasks}")
     console.print(f"searched: {', '.join(facts['genes'])}\n")
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -218,12 +270,21 @@ def print_forecast(facts: Facts, console: Console) -> None:
         duration(facts["wall_seconds"]),
     )
     console.print(table)
+    kind, virtual = ("virtual", " of virtual time") if simulation else (facts["device"], "")
     console.print(
         f"\nat most, with nothing pruned by a rule, at the default recipe's speed:"
         f" {facts['examples_per_second_per_worker']:.0f} examples/s on each of {facts['workers']}"
-        f" {facts['device']} workers, about {duration(facts['wall_seconds'])}"
+        f" {kind} workers, about {duration(facts['wall_seconds'])}{virtual}"
     )
     console.print(
         f"memory  {size(facts['peak_memory_bytes_per_worker'])} a worker,"
         f" {size(facts['peak_memory_bytes'])} in all; disk  up to {size(facts['disk_bytes'])}"
     )
+    if simulation and simulation["expected_agreement"]:
+        console.print(_expected_agreement(simulation["expected_agreement"]))
+
+
+def _expected_agreement(agreement: dict[str, float | None]) -> Text:
+    """How far stages are expected to rank genomes as the last one does."""
+    told = ", ".join(f"{stage} {number(tau, 2)}" for stage, tau in agreement.items())
+    return Text(f"trust   Kendall tau with the last stage, over the search space: {told}")

@@ -1,7 +1,7 @@
 """Evolution: breeding, selection by DEAP, and the state with its one fold."""
 
 from coral.evolution.breeding import breed
-from coral.evolution.fitness import is_fit, objective_values
+from coral.evolution.fitness import earned_outcome, is_fit, objective_values
 from coral.evolution.state import (
     EvolutionState,
     GenerationStatistics,
@@ -15,6 +15,7 @@ __all__ = [
     "GenerationStatistics",
     "advance",
     "breed",
+    "earned_outcome",
     "is_fit",
     "objective_values",
     "promoted",

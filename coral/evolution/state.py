@@ -114,8 +114,11 @@ def promoted(outcomes: Sequence[Outcome], k: int, objectives: Sequence[Objective
 
 
 def _finish(state: EvolutionState, verdicts: Sequence[Verdict], spec: RunSpec) -> EvolutionState:
+    outcomes = _outcomes_by_trial(state)
     finished = tuple(
-        Trial(candidate=candidate, outcomes=_outcomes_of(candidate, state), verdict=verdict)
+        Trial(
+            candidate=candidate, outcomes=tuple(outcomes.get(candidate.number, ())), verdict=verdict
+        )
         for candidate, verdict in zip(state.candidates, verdicts, strict=True)
     )
     trials = state.trials + finished
@@ -124,7 +127,9 @@ def _finish(state: EvolutionState, verdicts: Sequence[Verdict], spec: RunSpec) -
     champion = _champion(trials, incumbent | new, spec)
     front = _front(trials, {*state.front} | new, spec)
     worst = state.worst or _worst(finished, spec)
-    batch_sizes = [spec.plan_of(trial.candidate).schedule.batch_size for trial in finished]
+    batch_sizes = [
+        spec.space.field_of(trial.candidate.genome, "schedule.batch_size") for trial in finished
+    ]
     return replace(
         state,
         generation=state.generation + 1,
@@ -146,9 +151,12 @@ def _finish(state: EvolutionState, verdicts: Sequence[Verdict], spec: RunSpec) -
     )
 
 
-def _outcomes_of(candidate: Candidate, state: EvolutionState) -> tuple[Outcome, ...]:
-    own = [outcome for trial, outcome in state.outcomes.values() if trial == candidate.number]
-    return tuple(sorted(own, key=lambda outcome: outcome.stage))
+def _outcomes_by_trial(state: EvolutionState) -> dict[int, list[Outcome]]:
+    """Return the outcomes of the generation under way, each trial's from the lowest stage up."""
+    grouped: dict[int, list[Outcome]] = {}
+    for trial, outcome in sorted(state.outcomes.values(), key=lambda pair: pair[1].stage):
+        grouped.setdefault(trial, []).append(outcome)
+    return grouped
 
 
 def _population(
@@ -168,12 +176,17 @@ def _population(
 
 
 def _champion(trials: Sequence[Trial], numbers: set[int], spec: RunSpec) -> int | None:
+    """Return the best trial at the highest stage; objectives in their order break ties."""
     groups = by_stage([trials[number] for number in sorted(numbers)], spec.objectives)
     if not groups:
         return None
     members, scores = groups[0]
-    sign = 1 if spec.objectives[0].direction == "max" else -1
-    return max(zip(members, scores, strict=True), key=lambda pair: sign * pair[1][0])[0].number
+    signs = [1 if objective.direction == "max" else -1 for objective in spec.objectives]
+
+    def worth(place: int) -> list[float]:
+        return [sign * value for sign, value in zip(signs, scores[place], strict=True)]
+
+    return members[max(range(len(members)), key=worth)].number
 
 
 def _front(trials: Sequence[Trial], numbers: set[int], spec: RunSpec) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Where jobs run: in this process, or in worker processes that may die without harm.
+"""Where jobs run: in this process, in worker processes that may die without harm, or in virtual time.
 
 Names load on first use. A worker imports this package before its thread limits are set, and so must
 not load numpy with it.
@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from coral.execution.inline import InlineExecutor
     from coral.execution.pool import PoolExecutor
+    from coral.execution.virtual import VirtualExecutor
 
-__all__ = ["InlineExecutor", "PoolExecutor"]
+__all__ = ["InlineExecutor", "PoolExecutor", "VirtualExecutor"]
 
 
 def __getattr__(name: str) -> Any:
@@ -25,5 +26,9 @@ def __getattr__(name: str) -> Any:
             from coral.execution.pool import PoolExecutor
 
             return PoolExecutor
+        case "VirtualExecutor":
+            from coral.execution.virtual import VirtualExecutor
+
+            return VirtualExecutor
         case _:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,7 +22,8 @@ def attempt(trainer: Trainer, job: TrainingJob) -> Outcome:
             f"a trainer must return one outcome a job, got {len(outcomes)} for trial {job.trial}."
             " Yield an outcome for every job given to train().",
         )
-    return replace(outcomes[0], attempts=job.attempt)
+    (outcome,) = outcomes
+    return outcome if outcome.attempts == job.attempt else replace(outcome, attempts=job.attempt)
 
 
 def failed(job: TrainingJob, kind: FailureKind, message: str, trace: str = "") -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,15 +50,17 @@ class InlineExecutor:
             yield outcome
 
     def _finish(self, job: TrainingJob) -> Outcome:
-        retries = self._retries
+        """Return the last attempt's outcome, its time that of all attempts."""
+        retries, wasted = self._retries, 0.0
         while True:
             outcome = attempt(self._trainer, job)
-            if outcome.failure is None:
-                return outcome
-            again = next_attempt(job, outcome.failure, retries)
-            if again is None:
-                return outcome
-            retries = retries_left(retries, outcome.failure)
+            failure = outcome.failure
+            again = None if failure is None else next_attempt(job, failure, retries)
+            if failure is None or again is None:
+                seconds = outcome.cost.train_seconds + wasted
+                return replace(outcome, cost=replace(outcome.cost, train_seconds=seconds))
+            retries = retries_left(retries, failure)
+            wasted += outcome.cost.seconds
             job = again
 
     def score(self, finalists: Sequence[TrainingJob], seed: int) -> tuple[TestScore, ...]:

@@ -1,10 +1,12 @@
 """Multi-fidelity: the ladder of stages, proxies, prune rules, judge, ledger and audit."""
 
-from coral.fidelity.audit import RuleAudit, StageTrust, audit_rules, kendall_tau, stage_trust
+from coral.fidelity.audit import RuleAudit, StageTrust, audit_rules, stage_trust
 from coral.fidelity.judge import NOT_PROMOTED, Contender, Decision, judge
 from coral.fidelity.ledger import Ledger, book
 from coral.fidelity.proxies import gradient_norm, loss_slope
-from coral.fidelity.prune import DEFAULT_RULES, PruneRule, PruneSettings, breach
+from coral.fidelity.prune import DEFAULT_RULES, PruneRule, PruneSettings, breach, threshold_of
+from coral.fidelity.rank_correlation import kendall_tau
+from coral.fidelity.schedule import completion_times, makespan
 from coral.fidelity.stages import (
     DEFAULT_LADDER,
     Stage,
@@ -31,6 +33,7 @@ __all__ = [
     "book",
     "breach",
     "check_ladder",
+    "completion_times",
     "entrants_by_stage",
     "gradient_norm",
     "judge",
@@ -38,6 +41,8 @@ __all__ = [
     "ladder_share",
     "ladder_steps",
     "loss_slope",
+    "makespan",
     "stage_trust",
     "survivor_count",
+    "threshold_of",
 ]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from coral.fidelity.rank_correlation import kendall_tau
 from coral.records import Objective, Trial
 
 
@@ -85,15 +86,3 @@ def stage_trust(trials: Sequence[Trial], objective: Objective, last: int) -> tup
         )
         for stage in range(last)
     )
-
-
-def kendall_tau(one: Sequence[float], two: Sequence[float]) -> float:
-    """Return Kendall's tau-b, NaN where it is not defined.
-
-    Source: ``scipy.stats.kendalltau``.
-    """
-    if len(one) < 2:
-        return math.nan
-    from scipy.stats import kendalltau
-
-    return float(kendalltau(one, two).statistic)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from coral.fidelity.prune import PruneSettings, breach
+from coral.fidelity.prune import PruneRule, PruneSettings, breach, threshold_of
 from coral.fidelity.stages import Stage, survivor_count
 from coral.records import Outcome, Status, Verdict
 from coral.rng import stream
@@ -68,8 +68,11 @@ def judge(
     for i, contender in enumerate(contenders):
         if contender.outcome.failure is not None and contender.verdict is None:
             verdicts[i] = _fall(contender.outcome, index)
-    for i in [i for i in climbing if verdicts[i] is None and not last]:
-        verdicts[i] = _condemn(contenders[i].outcome, peers, prune, stage, index)
+    if not last:
+        rules = [rule for rule in prune.rules if rule.stage in ("", stage.name)]
+        thresholds = [(rule, threshold_of(rule, peers)) for rule in rules]
+        for i in [i for i in climbing if verdicts[i] is None]:
+            verdicts[i] = _condemn(contenders[i].outcome, thresholds, index)
 
     standing = [i for i in climbing if verdicts[i] is None]
     if last:
@@ -99,12 +102,10 @@ def _fall(outcome: Outcome, index: int) -> Verdict:
 
 
 def _condemn(
-    outcome: Outcome, peers: Sequence[Outcome], prune: PruneSettings, stage: Stage, index: int
+    outcome: Outcome, thresholds: Sequence[tuple[PruneRule, float]], index: int
 ) -> Verdict | None:
-    for rule in prune.rules:
-        if rule.stage not in ("", stage.name):
-            continue
-        reason = breach(rule, outcome, peers)
+    for rule, threshold in thresholds:
+        reason = breach(rule, outcome, threshold)
         if reason is not None:
             return Verdict(status="pruned", stage=index, reason=reason, rule=str(rule))
     return None
@@ -118,7 +119,7 @@ def _decide(
     if verdict is None or last:
         return Decision(verdict=verdict, climbs=not last)
     audited = contender.verdict is None and (
-        contender.exempt or stream(seed, "audit", contender.trial).random() < audit_fraction
+        contender.exempt or _is_audited(contender.trial, audit_fraction, seed)
     )
     if not audited:
         return Decision(verdict=verdict, climbs=contender.verdict is not None)
@@ -132,3 +133,9 @@ def _decide(
         ),
         climbs=True,
     )
+
+
+def _is_audited(trial: int, audit_fraction: float, seed: int) -> bool:
+    if audit_fraction == 0:
+        return False  # the usual case; a stream costs as much as all else in a decision
+    return bool(stream(seed, "audit", trial).random() < audit_fraction)

@@ -52,6 +52,11 @@ class PruneRule:
             )
         _parse_threshold(self.above if self.above is not None else self.below)
 
+    @property
+    def is_relative(self) -> bool:
+        """Whether the threshold is a multiple of the median."""
+        return isinstance(self.above if self.above is not None else self.below, str)
+
     def __str__(self) -> str:
         side, threshold = ("above", self.above) if self.above is not None else ("below", self.below)
         return f"{self.metric} {side} {threshold}" + (f" at {self.stage}" if self.stage else "")
@@ -80,23 +85,31 @@ class PruneSettings:
         check_bounds(self)
 
 
-def breach(rule: PruneRule, outcome: Outcome, peers: Sequence[Outcome]) -> str | None:
+def threshold_of(rule: PruneRule, peers: Sequence[Outcome]) -> float:
+    """Return the number that ``rule`` compares with; NaN if it is relative to nothing finite.
+
+    Args:
+        peers: outcomes of the stage, for relative thresholds.
+    """
+    threshold, relative = _parse_threshold(rule.above if rule.above is not None else rule.below)
+    if not relative:
+        return threshold
+    values = [peer.metrics.get(rule.metric, math.nan) for peer in peers]
+    finite = [value for value in values if math.isfinite(value)]
+    return threshold * median(finite) if finite else math.nan
+
+
+def breach(rule: PruneRule, outcome: Outcome, threshold: float) -> str | None:
     """Return in words how ``outcome`` breaks ``rule``; None if it does not.
 
     Args:
-        peers: outcomes of the same stage, this one included, for relative thresholds.
+        threshold: the rule's, at the outcome's stage; see ``threshold_of``.
     """
     value = outcome.metrics.get(rule.metric)
     if value is None:
         return None
-    threshold, relative = _parse_threshold(rule.above if rule.above is not None else rule.below)
-    if relative:
-        if not math.isfinite(value):
-            return f"{rule.metric} is {value}"
-        finite = [
-            m for peer in peers if math.isfinite(m := peer.metrics.get(rule.metric, math.nan))
-        ]
-        threshold *= median(finite)
+    if rule.is_relative and not math.isfinite(value):
+        return f"{rule.metric} is {value}"
     if math.isnan(value):
         return None
     if rule.above is not None and value > threshold:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coral.errors import GenomeError
+from coral.plan.checks import NUMBER
 from coral.records import GeneValue
 
 SIGNIFICANT_DIGITS = 6
@@ -47,7 +48,9 @@ class FloatGene:
 
     def decode(self, point: NDArray[np.float64]) -> float:
         """Return the value at ``point``, ``(1,)`` in the unit interval."""
-        u = float(point[0])
+        return self._value_at(float(point[0]))
+
+    def _value_at(self, u: float) -> float:
         if self.log:
             value = math.exp(math.log(self.low) + u * (math.log(self.high) - math.log(self.low)))
         else:
@@ -64,7 +67,7 @@ class FloatGene:
 
     def mutate(self, value: GeneValue, strength: float, rng: np.random.Generator) -> float:
         """Move by a normal step of ``strength`` times the range, reflected at the bounds."""
-        return self.decode(np.array([_reflect(self.encode(value) + rng.normal(0, strength))]))
+        return self._value_at(_reflect(self.encode(value) + rng.normal(0, strength)))
 
     def check(self, value: GeneValue) -> None:
         """Raise ``GenomeError`` if ``value`` is not a number within the range."""
@@ -91,8 +94,10 @@ class IntGene:
 
     def decode(self, point: NDArray[np.float64]) -> int:
         """Return the value at ``point``, ``(1,)`` in the unit interval; each has its cell."""
+        return self._value_at(float(point[0]))
+
+    def _value_at(self, u: float) -> int:
         low, high = self._edges()
-        u = float(point[0])
         value = math.exp(low + u * (high - low)) if self.log else low + u * (high - low)
         return min(self.high, max(self.low, round(value)))
 
@@ -108,7 +113,7 @@ class IntGene:
 
     def mutate(self, value: GeneValue, strength: float, rng: np.random.Generator) -> int:
         """Move by a normal step of ``strength`` times the range, by one at least."""
-        moved = self.decode(np.array([_reflect(self.encode(value) + rng.normal(0, strength))]))
+        moved = self._value_at(_reflect(self.encode(value) + rng.normal(0, strength)))
         if moved != value:
             return moved
         neighbours = [n for n in (int(moved) - 1, int(moved) + 1) if self.low <= n <= self.high]
@@ -232,14 +237,12 @@ class SimplexGene:
 
     def decode(self, point: NDArray[np.float64]) -> tuple[float, ...]:
         """Map the cube to the simplex: exponential spacings give the uniform distribution."""
-        return self._close(-np.log(np.clip(point, 1e-9, 1 - 1e-9)))
+        return self._close((-np.log(np.clip(point, 1e-9, 1 - 1e-9))).tolist())
 
-    def _close(self, parts: NDArray[np.float64]) -> tuple[float, ...]:
-        free = 1 - self.floor * len(self.names)
-        shares = [
-            round(self.floor + free * float(part), SIMPLEX_DIGITS) for part in parts / parts.sum()
-        ]
-        largest = int(np.argmax(shares))
+    def _close(self, parts: Sequence[float]) -> tuple[float, ...]:
+        free, total = 1 - self.floor * len(self.names), sum(parts)
+        shares = [round(self.floor + free * (part / total), SIMPLEX_DIGITS) for part in parts]
+        largest = shares.index(max(shares))
         rest = sum(share for i, share in enumerate(shares) if i != largest)
         shares[largest] = round(1 - rest, SIMPLEX_DIGITS)
         return tuple(shares)
@@ -250,7 +253,8 @@ class SimplexGene:
         """Multiply the shares above the floor by log-normal factors and close the sum again."""
         assert isinstance(value, tuple)
         parts = np.maximum([float(share) - self.floor for share in value], 1e-3)
-        return self._close(parts * np.exp(rng.normal(0, 4 * strength, size=len(parts))))
+        factors = np.exp(rng.normal(0, 4 * strength, size=len(parts)))
+        return self._close((parts * factors).tolist())
 
     def check(self, value: GeneValue) -> None:
         """Raise ``GenomeError`` if ``value`` does not lie on the simplex."""
@@ -289,10 +293,9 @@ def nearest(gene: Gene, value: GeneValue) -> GeneValue:
             kept = tuple(n for n in gene.options if isinstance(value, tuple) and n in value)
             return kept if len(kept) >= gene.least else gene.options
         case SimplexGene():
-            equal = np.ones(len(gene.names))
             if not isinstance(value, tuple) or len(value) != len(gene.names):
-                return gene._close(equal)
-            return gene._close(np.maximum([float(v) - gene.floor for v in value], 1e-9))
+                return gene._close([1.0] * len(gene.names))
+            return gene._close([max(float(share) - gene.floor, 1e-9) for share in value])
 
 
 def extremes(gene: Gene) -> Sequence[GeneValue]:
@@ -320,7 +323,7 @@ def _check_range(low: float, high: float, *, log: bool) -> None:
 
 
 def _number(path: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, NUMBER):
         raise GenomeError(f"{path} must be a number, got {value!r}")
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,11 +87,8 @@ class SearchSpace:
     def _is_active(self, gene: Gene, genome: Genome) -> bool:
         if gene.when is None:
             return True
-        value = (
-            genome[gene.when.path]
-            if gene.when.path in genome
-            else value_at(self.base, gene.when.path)
-        )
+        path = gene.when.path
+        value = genome[path] if path in genome else value_at(self.base, path)
         return value in gene.when.values
 
     def digest(self, genome: Genome) -> str:
@@ -129,6 +127,13 @@ class SearchSpace:
                 if gene.path in active
             },
         )
+
+    def field_of(self, genome: Genome, path: str) -> Any:
+        """Return what ``express`` puts at a plan's dotted path, without making the plan."""
+        gene = next((gene for gene in self.genes if gene.path == path), None)
+        if gene is None or not self._is_active(gene, genome):
+            return value_at(self.base, path)
+        return self._field_value(gene, genome[path])
 
     @staticmethod
     def _field_value(gene: Gene, value: GeneValue) -> GeneValue | dict[str, float]:

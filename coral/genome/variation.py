@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 
+from coral.genome.sobol import sobol_points
 from coral.genome.space import Genome, SearchSpace
 from coral.records import GeneValue
 
 
 def sobol_design(space: SearchSpace, count: int, seed: int) -> list[Genome]:
-    """Return ``count`` genomes that fill the space evenly.
-
-    Source: Owen 1998 (scrambling); ``scipy.stats.qmc.Sobol``.
-    """
-    if count <= 0:
-        return []
-    from scipy.stats import qmc
-
-    sampler = qmc.Sobol(d=space.dimensions, scramble=True, rng=np.random.default_rng(seed))
-    with warnings.catch_warnings():
-        # Balance needs a power of two; an even filling is all that is wanted here.
-        warnings.simplefilter("ignore", UserWarning)
-        points = sampler.random(count)
+    """Return ``count`` genomes that fill the space evenly; see ``sobol_points``."""
+    points = sobol_points(max(0, count), space.dimensions, seed)
     return [space.decode(point) for point in points]
 
 

@@ -3,7 +3,7 @@
 from coral.plan.adapter import AdapterPlan, adapted_modules, layer_indices, scaling_of
 from coral.plan.curriculum import CurriculumPlan, difficulty_limit
 from coral.plan.encoding import EncodingPlan
-from coral.plan.schedule import SchedulePlan, warmup_steps
+from coral.plan.schedule import SchedulePlan, learning_rate_shares, warmup_steps
 from coral.plan.tasks import TasksPlan, task_shares
 from coral.plan.training_plan import (
     TrainingPlan,
@@ -26,6 +26,7 @@ __all__ = [
     "difficulty_limit",
     "digest_of",
     "layer_indices",
+    "learning_rate_shares",
     "plan_paths",
     "scaling_of",
     "task_shares",

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
+from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
@@ -15,6 +17,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from coral.errors import PlanError
 
 Bound = Gt | Ge | Lt | Le
+
+NUMBER = (int, float)
+"""For ``isinstance``: a tuple, for ``int | float`` would be made anew at each of many checks."""
 
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
@@ -52,16 +57,28 @@ def describe_bound(bound: Bound) -> str:
             return f"<= {bound.le}"
 
 
-def _holds(bound: Bound, value: Any) -> bool:
+_Limit = tuple[Callable[[Any, Any], bool], Any, Bound]
+
+
+@cache
+def _limits_of(record: Any) -> tuple[tuple[str, tuple[_Limit, ...]], ...]:
+    """Return the bounds of each field of a dataclass as comparisons, which are quick to check."""
+    return tuple(
+        (name, tuple(_limit(bound) for bound in bounds))
+        for name, bounds in bounds_of(record).items()
+    )
+
+
+def _limit(bound: Bound) -> _Limit:
     match bound:
         case Gt():
-            return bool(value > bound.gt)
+            return operator.gt, bound.gt, bound
         case Ge():
-            return bool(value >= bound.ge)
+            return operator.ge, bound.ge, bound
         case Lt():
-            return bool(value < bound.lt)
+            return operator.lt, bound.lt, bound
         case Le():
-            return bool(value <= bound.le)
+            return operator.le, bound.le, bound
 
 
 def check_bounds(record: Any) -> None:
@@ -70,12 +87,12 @@ def check_bounds(record: Any) -> None:
     Raises:
         PlanError: a number is not finite, or outside its bounds.
     """
-    for name, bounds in bounds_of(record.__class__).items():
+    for name, limits in _limits_of(record.__class__):
         value = getattr(record, name)
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not isinstance(value, NUMBER) or isinstance(value, bool):
             continue
         if not math.isfinite(value):
             raise PlanError(f"{name} must be finite, got {value}")
-        for bound in bounds:
-            if not _holds(bound, value):
+        for holds, limit, bound in limits:
+            if not holds(value, limit):
                 raise PlanError(f"{name} must be {describe_bound(bound)}, got {value}")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from coral.plan.checks import Fraction, NonNegative, Positive, PositiveInt, check_bounds
 
@@ -15,6 +19,10 @@ Scheduler = Literal[
     "polynomial",
     "inverse_sqrt",
 ]
+
+POLYNOMIAL_END = 1e-7
+INVERSE_SQRT_TIMESCALE = 10_000
+"""Defaults of transformers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +55,32 @@ class SchedulePlan:
 def warmup_steps(warmup_ratio: float, horizon_steps: int) -> int:
     """Return the warm-up's optimizer steps for a horizon of ``horizon_steps``."""
     return round(warmup_ratio * horizon_steps)
+
+
+def learning_rate_shares(
+    plan: SchedulePlan, steps: NDArray[np.int64], horizon_steps: int
+) -> NDArray[np.float64]:
+    """Return the share of the peak learning rate at each of ``steps``, counted from 0.
+
+    Equal to ``transformers.get_scheduler``'s, which training uses.
+    """
+    warmup = warmup_steps(plan.warmup_ratio, horizon_steps)
+    rising = steps / max(1, warmup)
+    progress = (steps - warmup) / max(1, horizon_steps - warmup)
+    match plan.scheduler:
+        case "linear":
+            falling = 1 - progress
+        case "cosine":
+            falling = 0.5 * (1 + np.cos(math.pi * progress))
+        case "constant":
+            return np.ones(len(steps))
+        case "constant_with_warmup":
+            falling = np.ones(len(steps))
+        case "polynomial":
+            end = POLYNOMIAL_END / plan.learning_rate
+            falling = (1 - end) * (1 - progress) + end
+        case "inverse_sqrt":
+            timescale = warmup or INVERSE_SQRT_TIMESCALE
+            falling = 1 / np.sqrt(np.maximum(1, steps + timescale - warmup) / timescale)
+    shares: NDArray[np.float64] = np.where(steps < warmup, rising, np.maximum(0.0, falling))
+    return shares

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from coral.errors import PlanError
@@ -30,14 +32,17 @@ class TrainingPlan:
     encoding: EncodingPlan = field(default_factory=EncodingPlan)
 
 
-def plan_paths() -> dict[str, Any]:
+@cache
+def plan_paths() -> Mapping[str, Field[Any]]:
     """Return every dotted field path of a plan (``schedule.learning_rate``) with its field."""
     plan = TrainingPlan()
-    return {
-        f"{part.name}.{item.name}": item
-        for part in fields(plan)
-        for item in fields(getattr(plan, part.name))
-    }
+    return MappingProxyType(
+        {
+            f"{part.name}.{item.name}": item
+            for part in fields(plan)
+            for item in fields(getattr(plan, part.name))
+        }
+    )
 
 
 def value_at(plan: TrainingPlan, path: str) -> Any:
@@ -68,9 +73,24 @@ def with_values(plan: TrainingPlan, values: Mapping[str, Any]) -> TrainingPlan:
 
 def as_canonical_json(value: Any) -> str:
     """Return JSON with sorted keys and no spaces, the same in every process."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(value)
+
+
+def _as_dict(record: Any) -> dict[str, Any]:
+    """Return the fields of a record, for the encoder; those that are records come here again."""
+    return {name: getattr(record, name) for name in _names_of(record.__class__)}
+
+
+@cache
+def _names_of(record: Any) -> tuple[str, ...]:
+    if not is_dataclass(record):
+        raise TypeError(f"a {record.__name__} has no canonical JSON")
+    return tuple(item.name for item in fields(record))
+
+
+_CANONICAL = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), allow_nan=False, default=_as_dict
+)
 
 
 def digest_of(value: Any) -> str:

@@ -1,5 +1,6 @@
 """Reporting: a run as facts, and the facts as tables."""
 
+from coral.reporting.comparison import Way, comparison_facts
 from coral.reporting.facts import (
     Facts,
     adapter_card,
@@ -14,8 +15,10 @@ from coral.reporting.forecast import forecast, probe_ladder
 
 __all__ = [
     "Facts",
+    "Way",
     "adapter_card",
     "as_json",
+    "comparison_facts",
     "cost_facts",
     "export_state",
     "finite",

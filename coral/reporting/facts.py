@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from coral.evolution import EvolutionState
-from coral.fidelity import audit_rules, stage_trust
+from coral.fidelity import audit_rules, makespan, stage_trust
 from coral.plan import as_canonical_json
 from coral.ports import Survey
 from coral.records import TestScore, Trial
@@ -25,18 +25,21 @@ def run_facts(
     folder: Path,
     status: str,
     wall_seconds: float,
+    workers: int | None = None,
 ) -> Facts:
     """Return the facts of a run, finished or not.
 
     Args:
         status: ``running``, ``interrupted``, ``finished`` or ``failed``.
         wall_seconds: time spent on the run, pauses between processes left out.
+        workers: those of the last process that worked on it; None if unknown.
     """
     scores = {score.trial: score for score in _scores(state)}
     champion = None if state.champion is None else state.trials[state.champion]
     reference = _reference(state, spec)
     return {
         "run": str(folder),
+        **mode_facts(spec),
         "status": status,
         "generation": state.generation,
         "generations": spec.evolution.generations,
@@ -57,6 +60,8 @@ def run_facts(
             "failed": _count(state, "failed"),
         },
         "cost": cost_facts(state, wall_seconds),
+        "workers": workers,
+        "makespan_seconds": makespan_facts(state, spec.evolution.population_size, workers),
         "audit": audit_facts(state, spec),
         "history": [asdict(generation) for generation in state.history],
         "failures": [
@@ -76,6 +81,12 @@ def run_facts(
             default=0,
         ),
     }
+
+
+def mode_facts(spec: RunSpec) -> Facts:
+    """Return whether a run is real, and what a simulated one believes."""
+    simulation = asdict(spec.simulation) if spec.simulated else None
+    return {"mode": spec.mode, "simulation": simulation}
 
 
 def _scores(state: EvolutionState) -> tuple[TestScore, ...]:
@@ -144,6 +155,27 @@ def cost_facts(state: EvolutionState, wall_seconds: float) -> Facts:
         "by_stage": [asdict(cost) for cost in ledger.search],
         "audit": asdict(ledger.audit),
         "confirmation": asdict(ledger.confirmation),
+    }
+
+
+def makespan_facts(state: EvolutionState, population: int, workers: int | None) -> dict[str, float]:
+    """Return the seconds that the trials so far would have taken, by number of workers.
+
+    Every stage of a generation waits for the one before. The final scores are not in it.
+
+    Args:
+        population: powers of two up to this are told.
+        workers: told too.
+    """
+    stages: dict[tuple[int, int], list[float]] = {}
+    for trial in state.trials:
+        for outcome in trial.outcomes:
+            stage = stages.setdefault((trial.candidate.generation, outcome.stage), [])
+            stage.append(outcome.cost.seconds)
+    counts = {2**power for power in range(population.bit_length())} | {workers or 1}
+    return {
+        str(count): sum(makespan(seconds, count) for seconds in stages.values())
+        for count in sorted(counts)
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from coral.fidelity import Stage, entrants_by_stage, ladder_share, ladder_steps
 from coral.ports import Survey
 from coral.records import Outcome
-from coral.reporting.facts import Facts
+from coral.reporting.facts import Facts, mode_facts
 from coral.settings import RunSpec
 
 BYTES_PER_PARAMETER = 12
@@ -64,6 +64,7 @@ def forecast(spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: 
     memory = max(probe.peak_memory_bytes for probe in probes)
     return {
         "run": spec.name,
+        **mode_facts(spec),
         "base_model": spec.base_model,
         "train_examples": survey.train_examples,
         "tasks": {task.name: task.train_examples for task in survey.tasks},

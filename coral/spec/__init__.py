@@ -3,6 +3,6 @@
 from coral.spec.base_model import locate
 from coral.spec.dump import dump_spec
 from coral.spec.load import LoadedConfig, load_config
-from coral.spec.survey import check_survey
+from coral.spec.survey import check_survey, targets_of
 
-__all__ = ["LoadedConfig", "check_survey", "dump_spec", "load_config", "locate"]
+__all__ = ["LoadedConfig", "check_survey", "dump_spec", "load_config", "locate", "targets_of"]

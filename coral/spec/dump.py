@@ -13,6 +13,7 @@ from coral.spec.document import dump_yaml
 def dump_spec(spec: RunSpec) -> str:
     """Return the spec as YAML with every default filled in."""
     data = {
+        "mode": spec.mode,
         "base_model": spec.base_model,
         "tasks": [{"name": task.name, **task.options} for task in spec.tasks],
         "training": asdict(spec.training),
@@ -29,6 +30,7 @@ def dump_spec(spec: RunSpec) -> str:
         "objectives": [asdict(objective) for objective in spec.objectives],
         "budget": asdict(spec.budget),
         "execution": asdict(spec.execution),
+        "simulation": asdict(spec.simulation),
         "output_dir": spec.output_dir,
         "seed": spec.seed,
     }

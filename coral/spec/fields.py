@@ -67,8 +67,9 @@ class Reader:
                 raise OverflowError
             return True, _adapter(record, name).validate_json(json.dumps(value), strict=True)
         except ValidationError as error:
-            inside, rule, got = _reason(error, value)
-            self.fault((*path, *inside), f"{rule}, got {shown(got)}", _remedy(record, name, got))
+            for inside, rule, got in _reasons(error, value):
+                remedy = _remedy(record, name, got)
+                self.fault((*path, *inside), f"{rule}, got {shown(got)}", remedy)
         except OverflowError:
             self.fault(path, f"must be finite, got {shown(value)}", _remedy(record, name, value))
         except TypeError:
@@ -98,7 +99,7 @@ class Reader:
             if name not in fields:
                 self.unknown((*path, name), fields)
             elif name not in values:
-                fits, checked = self.field(record, name, item, (*path, name))
+                fits, checked = self._member(record, name, item, (*path, name))
                 if fits:
                     values[name] = checked
         required = [name for name, field in fields.items() if _is_required(field)]
@@ -109,6 +110,24 @@ class Reader:
             return None
         built = self.construct(record, values, path, whole=len(self.faults) == before)
         return built if len(self.faults) == before else None
+
+    def _member(self, record: type, name: str, value: Any, path: KeyPath) -> tuple[bool, Any]:
+        """Read a field, record by record where it holds records."""
+        container, inner = _records_in(_hints(record)[name])
+        if inner is None or value is None:
+            return self.field(record, name, value, path)
+        before = len(self.faults)
+        read: Any
+        match container:
+            case "mapping":
+                items = self.mapping(value, path)
+                read = {key: self.record(inner, item, (*path, key)) for key, item in items.items()}
+            case "tuple":
+                listed = self.sequence(value, path)
+                read = tuple(self.record(inner, item, (*path, i)) for i, item in enumerate(listed))
+            case _:
+                read = self.record(inner, value, path)
+        return len(self.faults) == before, read
 
     def construct(
         self,
@@ -132,12 +151,14 @@ class Reader:
             except PlanError as error:
                 name, rule = named_rule(error)
                 field = {f.name: f for f in dataclasses.fields(record)}.get(name)  # type: ignore[arg-type]
-                if field is None or name not in kept or _is_required(field):
+                if field is None or name not in kept:
                     if whole:
                         self.fault(path, str(error), "Correct the value.")
                     return None
                 where = (written or {}).get(name, (*path, name))
                 self.fault(where, rule, _remedy(record, name, kept[name]))
+                if _is_required(field):
+                    return None
                 del kept[name]  # the next round finds the next fault
             else:
                 return built if len(kept) == len(values) else None
@@ -161,19 +182,41 @@ def _is_required(field: dataclasses.Field[Any]) -> bool:
 
 
 @cache
+def _hints(record: type) -> dict[str, Any]:
+    return get_type_hints(record, include_extras=True)
+
+
+@cache
 def _adapter(record: type, name: str) -> TypeAdapter[Any]:
-    return TypeAdapter(get_type_hints(record, include_extras=True)[name])
+    return TypeAdapter(_hints(record)[name])
 
 
-def _reason(error: ValidationError, value: Any) -> tuple[KeyPath, str, Any]:
-    """Return where inside of ``value`` it is wrong, the rule, and the value there."""
+def _records_in(hint: Any) -> tuple[str, type | None]:
+    """Return how a type holds records (mapping, tuple or by itself), and which; None if none."""
+    if dataclasses.is_dataclass(hint):
+        return "", hint if isinstance(hint, type) else None
+    containers = {Mapping: "mapping", tuple: "tuple"}
+    for part in get_args(hint):
+        if dataclasses.is_dataclass(part) and isinstance(part, type):
+            return containers.get(get_origin(hint), ""), part
+    return "", None
+
+
+def _reasons(error: ValidationError, value: Any) -> list[tuple[KeyPath, str, Any]]:
+    """Return where inside of ``value`` it is wrong, the rule, and the value there.
+
+    Of two readings of a value, the one that gets further into it is meant.
+    """
     reasons: dict[KeyPath, list[str]] = {}
     for detail in error.errors(include_url=False):
         inside, _ = _innermost(detail["loc"], value)
         reasons.setdefault(inside, []).append(_rule(detail["type"], detail.get("ctx", {})))
-    deepest = max(reasons, key=len)
-    rule = f"must be {' or '.join(dict.fromkeys(reasons[deepest]))}"
-    return deepest, rule, _innermost(deepest, value)[1]
+    deepest = max(map(len, reasons))
+    return [
+        (inside, f"must be {' or '.join(dict.fromkeys(rules))}", _innermost(inside, value)[1])
+        for inside, rules in reasons.items()
+        if len(inside) == deepest
+    ]
 
 
 def _innermost(loc: tuple[int | str, ...], value: Any) -> tuple[KeyPath, Any]:
@@ -222,7 +265,7 @@ def _rule(kind: str, context: Mapping[str, Any]) -> str:
 def _remedy(record: type, name: str, got: Any) -> str:
     field = {f.name: f for f in dataclasses.fields(record)}[name]
     if isinstance(got, str):
-        options = _options(get_type_hints(record)[name])
+        options = _options(_hints(record)[name])
         close = difflib.get_close_matches(got, options, n=1, cutoff=0.7)
         if close:
             return f"Did you mean {close[0]!r}?"

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from coral.errors import ConfigError, Fault, ModelError, PlanError, TaskError
+from coral.fidelity import Stage
 from coral.plan import TrainingPlan, task_shares
 from coral.ports import Task
 from coral.records import Direction, Objective
@@ -17,6 +18,7 @@ from coral.settings import (
     EvolutionSettings,
     ExecutionSettings,
     RunSpec,
+    SimulationSettings,
     TaskSettings,
 )
 from coral.spec.aliases import BASE_MODEL_NAMES, EPOCH_NAMES, TRAINING_SHORTHANDS
@@ -35,6 +37,7 @@ from coral.spec.search_space import read_search_space
 from coral.spec.training import entries_of, read_plan_values, read_training, written_at
 
 SECTIONS = (
+    "mode",
     "base_model",
     "tasks",
     "training",
@@ -45,6 +48,7 @@ SECTIONS = (
     "objectives",
     "budget",
     "execution",
+    "simulation",
     "output_dir",
     "seed",
 )
@@ -105,7 +109,8 @@ class _Sections:
         for key in self._data:
             if key not in (*SECTIONS, *TRAINING_SHORTHANDS, *BASE_MODEL_NAMES, *EPOCH_NAMES):
                 self._reader.unknown((key,), (*SECTIONS, *TRAINING_SHORTHANDS), SECTIONS)
-        base_model = self._base_model()
+        mode = self._mode()
+        base_model = self._base_model(mode)
         tasks, built = self._tasks()
         names = None if built is None else [task.name for task in tasks]
         stages = read_stages(self._reader)
@@ -126,8 +131,14 @@ class _Sections:
             for key in ("output_dir", "seed")
             if key in self._data
         }
+        simulation = self._simulation(stages)
+        if mode == "real" and evolution is not None and evolution.warm_start:
+            rule = "warm starts are simulated so far, they need `mode: simulate`, got true"
+            remedy = "Set it to false, or add --simulate."
+            self._reader.fault(("evolution", "warm_start"), rule, remedy)
         if self._reader.faults:
             return None
+        assert mode is not None
         assert base_model is not None
         assert stages is not None
         assert training is not None
@@ -136,8 +147,10 @@ class _Sections:
         assert prune is not None
         assert budget is not None
         assert execution is not None
+        assert simulation is not None
         return RunSpec(
             name=name,
+            mode=mode,
             base_model=base_model,
             tasks=tuple(tasks),
             space=space,
@@ -147,6 +160,7 @@ class _Sections:
             objectives=objectives,
             budget=budget,
             execution=execution,
+            simulation=simulation,
             **scalars,
         )
 
@@ -155,7 +169,13 @@ class _Sections:
         entries = entries_of(Reader(self._reader.document), block, ("search_space",))
         return [name for name, _, _ in entries]
 
-    def _base_model(self) -> str | None:
+    def _mode(self) -> Literal["real", "simulate"] | None:
+        mode: Literal["real", "simulate"] | None = "real"
+        if "mode" in self._data:
+            _, mode = self._reader.field(RunSpec, "mode", self._data["mode"], ("mode",))
+        return mode
+
+    def _base_model(self, mode: str | None) -> str | None:
         given = [name for name in BASE_MODEL_NAMES if name in self._data]
         remedy = "Name one hub id, folder, or package:<module>/<folder>."
         if not given:
@@ -169,7 +189,8 @@ class _Sections:
         if not fits:
             return None
         try:
-            locate(value)
+            if mode == "real":
+                locate(value)
         except ModelError as error:
             rule, _, remedy = str(error).partition("\n")
             told = rule if value in rule else f"{rule.rstrip('.')}, got {shown(value)}"
@@ -245,6 +266,20 @@ class _Sections:
             recipes.append(read_plan_values(self._reader, entries, training))
         given = {"recipes": tuple(recipe for recipe in recipes if recipe)}
         return self._reader.record(EvolutionSettings, block, ("evolution",), given=given)
+
+    def _simulation(self, stages: Sequence[Stage] | None) -> SimulationSettings | None:
+        path: KeyPath = ("simulation",)
+        block = self._data.get("simulation")
+        agreement = block.get("agreement") if isinstance(block, dict) else None
+        names = tuple(stage.name for stage in stages or ())[:-1]
+        for name in agreement if isinstance(agreement, dict) and stages else ():
+            if name not in names:
+                rule = f"must name a stage before the last, got {name}"
+                remedy = "This ladder has one stage; remove the key."
+                if names:
+                    remedy = suggestion(name, names, "Stages before the last")
+                self._reader.fault((*path, "agreement", name), rule, remedy)
+        return self._reader.record(SimulationSettings, block, path)
 
     def _objectives(
         self, tasks: Sequence[Task] | None, metrics: Mapping[str, Direction] | None

@@ -11,7 +11,13 @@ from pydantic import TypeAdapter
 from coral.fidelity import PruneRule, Stage
 from coral.plan import plan_paths
 from coral.records import Objective
-from coral.settings import BudgetSettings, EvolutionSettings, ExecutionSettings
+from coral.settings import (
+    BudgetSettings,
+    EvolutionSettings,
+    ExecutionSettings,
+    FaultRates,
+    SimulationSettings,
+)
 from coral.spec.aliases import (
     ACCUMULATION,
     ALPHA_NAMES,
@@ -70,6 +76,8 @@ def config_schema() -> Schema:
         "properties": {**parts, **names, **shorthands},
     }
     evolution["properties"]["recipes"] = {"type": "array", "items": plan}
+    simulation = _record(SimulationSettings)
+    simulation["properties"]["faults"] = _record(FaultRates)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Coral config",
@@ -128,6 +136,8 @@ def config_schema() -> Schema:
             },
             "budget": _record(BudgetSettings),
             "execution": _record(ExecutionSettings),
+            "mode": {"enum": ["real", "simulate"], "default": "real"},
+            "simulation": simulation,
             "output_dir": {"type": "string"},
             "seed": {"type": "integer", "minimum": 0},
             **{name: {"type": "number", "exclusiveMinimum": 0} for name in EPOCH_NAMES},

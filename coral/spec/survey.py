@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from coral.errors import ConfigError, Fault, PlanError
-from coral.genome import ChoiceGene, IntGene, SubsetGene
+from coral.genome import ChoiceGene, IntGene, SearchSpace, SubsetGene
 from coral.plan import adapted_modules, value_at, with_values
 from coral.plan.adapter import ALL_LINEAR
 from coral.ports import Survey
@@ -54,6 +54,16 @@ def check_survey(config: LoadedConfig, survey: Survey) -> None:
     faults += _too_long(config, survey)
     if faults:
         raise ConfigError(in_file_order(faults))
+
+
+def targets_of(space: SearchSpace) -> list[str]:
+    """Return every module name that plans of a search space can adapt."""
+    found = [value_at(space.base, TARGETS)]
+    for gene in space.genes:
+        if gene.path == TARGETS and isinstance(gene, ChoiceGene | SubsetGene):
+            found += gene.options
+    listed = [[value] if isinstance(value, str) else value for value in found]
+    return [name for names in listed for name in names]
 
 
 def _too_long(config: LoadedConfig, survey: Survey) -> list[Fault]:

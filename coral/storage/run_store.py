@@ -113,6 +113,7 @@ _REMEDIES = {
     sqlite3.SQLITE_CORRUPT: "Restore the file from a copy, or start a new run.",
     sqlite3.SQLITE_NOTADB: "Check that the path is a run's folder, or start a new run.",
 }
+_INSERT = "INSERT INTO events (kind, payload, recorded_at) VALUES (?, ?, ?)"
 _PAGE = 500
 
 
@@ -225,7 +226,9 @@ class SqliteRunStore:
         Raises:
             RunError: it can't be written, as on a full disk.
         """
-        self.append_many((event,))
+        row = (*encode(event), self._clock())
+        with _reported(self._path, "can't be written"):
+            self._connection.execute(_INSERT, row)  # a transaction of its own
 
     def append_many(self, events: Sequence[Event]) -> None:
         """Store events, all of them or none; they are durable when this returns.
@@ -236,9 +239,7 @@ class SqliteRunStore:
         recorded_at = self._clock()
         rows = [(*encode(event), recorded_at) for event in events]
         with _reported(self._path, "can't be written"), _transaction(self._connection):
-            self._connection.executemany(
-                "INSERT INTO events (kind, payload, recorded_at) VALUES (?, ?, ?)", rows
-            )
+            self._connection.executemany(_INSERT, rows)
 
     def events(self) -> Iterator[Event]:
         """Yield every event in the order of appending.
@@ -360,8 +361,9 @@ def _draw_up(draft: Path, meta: Mapping[str, str]) -> None:
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        connection.executescript(_SCHEMA)
+        connection.executescript(f"BEGIN;{_SCHEMA}")  # one transaction, to be synced once
         connection.executemany("INSERT INTO meta VALUES (?, ?)", sorted(meta.items()))
+        connection.execute("COMMIT")
         # The file remembers this mode: writers then never block readers.
         connection.execute("PRAGMA journal_mode = WAL")
 

@@ -104,7 +104,8 @@ class ScriptedTrainer:
         """Play each job's part of the script."""
         for job in jobs:
             self._log(job)
-            time.sleep(self._payload.get("seconds", 0))
+            if "seconds" in self._payload:
+                time.sleep(self._payload["seconds"])
             failure = self._play(job)
             if failure is None:
                 yield self._finish(job)

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from transformers import get_scheduler
 
+from coral.flops import StepCost
 from coral.plan import SchedulePlan, warmup_steps
 from coral.rng import derive_seed
 from coral.training.batches import Indices
 from coral.training.data import TrainSet
 from coral.training.encoder import MAX_TORCH_SEED, MultiTaskEncoder
 from coral.training.failures import DivergedError
-from coral.training.flops import StepCost
 
 CHECK_EVERY = 8
 """Steps between looks at the losses; each look waits for the device."""

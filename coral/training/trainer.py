@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from coral.errors import CheckpointError, TaskError
 from coral.fidelity import gradient_norm, ladder_steps, loss_slope
+from coral.flops import adapter_parameters, step_cost
 from coral.plan import TrainingPlan, digest_of
 from coral.ports import (
     CheckpointStore,
@@ -49,7 +50,6 @@ from coral.training.evaluation import (
     with_means,
 )
 from coral.training.failures import failure_of
-from coral.training.flops import adapter_parameters, step_cost
 from coral.training.loop import (
     StageLog,
     build_optimizer,

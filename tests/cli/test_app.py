@@ -100,6 +100,22 @@ def test_predicting_without_a_champion_exits_with_2_before_torch_is_loaded(tmp_p
     assert "coral resume ." in message
 
 
+def test_what_was_simulated_cannot_predict_and_says_so_before_torch_is_loaded(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "run" / "champion").mkdir(parents=True)
+    (tmp_path / "run" / "champion" / "coral.json").write_text('{"simulated": true}')
+    for folder in ("run", "run/champion"):
+        message = _message(_coral(tmp_path, "predict", folder))  # stdin is not read
+        assert message.startswith(f"coral: {folder} was simulated")
+        assert "coral evolve CONFIG" in message
+
+
+def test_a_prediction_cannot_be_simulated(tmp_path: Path) -> None:
+    message = _message(_coral(tmp_path, "predict", ".", "some text", "--simulate"))
+    assert message.startswith("coral: predictions can't be simulated")
+
+
 def test_the_schema_is_printed_as_json(tmp_path: Path) -> None:
     done = _run("-m", "coral", "schema", folder=tmp_path)
     assert done.returncode == 0

@@ -6,6 +6,7 @@ import importlib
 import pkgutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,17 @@ import coral
 
 
 def test_the_public_names_are_these() -> None:
-    names = {"CoralError", "__version__", "evolve", "predict", "resume", "show"}
+    names = {"CoralError", "__version__", "evolve", "predict", "record", "resume", "show"}
     assert set(coral.__all__) == names == set(dir(coral))
     assert all(getattr(coral, name) is not None for name in names)
+
+
+def test_the_version_is_that_of_the_installed_distribution() -> None:
+    try:
+        expected = metadata.version("coral-lora")
+    except metadata.PackageNotFoundError:
+        expected = "0+unknown"
+    assert coral.__version__ == expected
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
@@ -27,7 +36,8 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 def test_importing_coral_loads_no_heavy_library() -> None:
     code = (
         "import sys, coral; coral.CoralError;"
-        "heavy = {'torch', 'deap', 'pydantic', 'numpy', 'yaml', 'typer', 'rich'};"
+        "heavy = {'torch', 'deap', 'pydantic', 'numpy', 'yaml', 'typer', 'rich',"
+        " 'importlib.metadata'};"
         "print(*sorted(heavy & set(sys.modules)))"
     )
     root = Path(coral.__file__).parents[1]

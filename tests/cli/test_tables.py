@@ -21,7 +21,16 @@ from coral.cli.tables import (
 )
 from coral.records import Event
 from coral.reporting import as_json, forecast
-from tests.reporting.runs import SPEC, confirmed, facts_of, finished, hopeless, unpromoted
+from coral.settings import RunSpec
+from tests.reporting.runs import (
+    SIMULATED,
+    SPEC,
+    confirmed,
+    facts_of,
+    finished,
+    hopeless,
+    unpromoted,
+)
 from tests.reporting.test_forecast import PROBE, SURVEY
 
 Make = Callable[[], list[Event]]
@@ -39,20 +48,39 @@ def _printed(show: Callable[[Any, Console], None], facts: Any) -> str:
 
 @pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
 @pytest.mark.parametrize("status", STATUSES)
-def test_any_run_can_be_shown(make: Make, status: str) -> None:
-    facts = facts_of(make(), status)
+@pytest.mark.parametrize("spec", [SPEC, SIMULATED], ids=lambda spec: spec.mode)
+def test_any_run_can_be_shown(make: Make, status: str, spec: RunSpec) -> None:
+    facts = facts_of(make(), status, spec)
     read_back = json.loads(as_json(facts))
     for shown in (facts, read_back):
         text = _printed(print_run, shown)
         assert "runs/tiny" in text
         assert status in text
+        assert ("simulated" in text.splitlines()[0]) == spec.simulated
 
 
 def test_a_run_shows_champion_baseline_front_and_cost() -> None:
     text = _printed(print_run, facts_of(confirmed()))
     for part in ("0.9000", "0.8800", "0.7500", "0.7200", "+0.1600", "query, value", "75.0%"):
         assert part in text
-    assert "runs/tiny/champion" in text
+    assert "champion  runs/tiny/champion\n" in text
+    assert "time    12 s on 3 workers" in text
+    assert "workers training and scoring take 12 s on 1, 6 s on 2, 6 s on 3, 4 s on 4" in text
+    assert "simulated" not in text
+
+
+def test_a_simulated_run_is_told_as_such_in_every_part() -> None:
+    text = " ".join(_printed(print_run, facts_of(confirmed(), spec=SIMULATED)).split())
+    for part in (
+        "come from profile mine; agreement S0 -0.5; faults crash 0.25; workers of 2 GB",
+        " simulated validation test validation test ",
+        "champion minus default on simulated test",
+        "Pareto front, simulated",
+        "time 6 s on 3 virtual workers, simulated in 12 s",
+        "plan found runs/tiny/champion/coral.json (no adapter)",
+    ):
+        assert part in text
+    assert "champion runs" not in text
 
 
 def test_a_run_without_a_champion_says_so() -> None:
@@ -69,17 +97,61 @@ def test_failures_are_printed_as_they_are() -> None:
 def test_runs_are_listed_one_a_line() -> None:
     text = _printed(print_runs, [facts_of(make()) for make in MAKERS])
     assert text.count("runs/tiny") == len(MAKERS)
+    assert len(text.splitlines()) == len(MAKERS) + 1
+    assert "simulated" not in text
+
+
+def test_a_simulated_run_is_marked_among_runs() -> None:
+    rows = [facts_of(confirmed(), status, SIMULATED) for status in ("finished", "interrupted")]
+    _, finished_line, interrupted_line = _printed(print_runs, rows).splitlines()
+    assert finished_line.startswith("runs/tiny  simulated  ")
+    assert interrupted_line.startswith("runs/tiny  simulated, interrupted  ")
+
+
+def test_a_long_run_folder_is_told_in_one_piece() -> None:
+    facts = {**facts_of(confirmed()), "run": "runs/" + "long" * 30}
+    assert facts["run"] in _printed(print_runs, [facts])
 
 
 def test_a_forecast_is_printed() -> None:
     text = _printed(print_forecast, forecast(SPEC, SURVEY, [PROBE], workers=1))
     assert "S0" in text
     assert "75.0%" in text
+    assert "on each of 1 cpu workers" in text
+    assert "virtual" not in text
+
+
+@pytest.mark.parametrize(
+    ("agreement", "told"),
+    [
+        ({"S0": 0.612, "S1": None}, "over the search space: S0 0.61, S1 –"),
+        ({}, ""),  # a ladder of one stage
+    ],
+)
+def test_a_forecast_of_a_simulated_run_is_virtual(agreement: dict[str, Any], told: str) -> None:
+    facts = forecast(SIMULATED, SURVEY, [PROBE], workers=1)
+    facts["simulation"]["expected_agreement"] = agreement
+    text = _printed(print_forecast, facts)
+    assert text.startswith("tiny  simulated  org/encoder\n")
+    assert "times and memory come from profile mine" in text
+    assert "on each of 1 virtual workers" in text
+    assert "of virtual time" in text
+    assert told in text
+    assert ("Kendall" in text) == bool(agreement)
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0 s"), (59.4, "59 s"), (75, "1 min 15 s"), (3600, "1 h 00 min"), (7384, "2 h 03 min")],
+    [
+        (0, "0 s"),
+        (0.04, "0 s"),
+        (0.42, "0.4 s"),
+        (0.99, "1 s"),
+        (59.4, "59 s"),
+        (75, "1 min 15 s"),
+        (3600, "1 h 00 min"),
+        (7384, "2 h 03 min"),
+    ],
 )
 def test_times_are_told_as_people_say_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text

@@ -90,8 +90,40 @@ def kill_after(project: Path, run: str, events: int, cache: str) -> None:
     try:
         wait_for_events(project / run / "run.sqlite", events)
     finally:
+        workers = descendants_of(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
+        wait_until_gone(workers)
+
+
+def descendants_of(pid: int) -> list[int]:
+    """Return the processes below ``pid``, by Linux's and macOS's ``ps``."""
+    listed = subprocess.run(
+        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+    )
+    parents = dict(map(int, line.split()) for line in listed.stdout.splitlines())
+    found, young = [], [pid]
+    while young:
+        young = [child for child, parent in parents.items() if parent in young]
+        found += young
+    return found
+
+
+def wait_until_gone(pids: list[int]) -> None:
+    """Wait for workers to notice that their parent is dead; until then they may write."""
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        if not any(is_running(pid) for pid in pids):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"workers {pids} outlived their parent by {TIMEOUT} s")
+
+
+def is_running(pid: int) -> bool:
+    state = subprocess.run(
+        ["ps", "-p", str(pid), "-o", "stat="], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return bool(state) and not state.startswith("Z")
 
 
 def wait_for_events(database: Path, count: int) -> None:
@@ -231,3 +263,22 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing_behind(project: Path) -> No
     assert plan["optimizer_steps"] < plan["naive_optimizer_steps"]
     assert plan["wall_seconds"] > 0
     assert sorted(path.name for path in project.iterdir()) == before
+
+
+def test_a_real_comparison_trains_the_same_genomes_both_ways(project: Path) -> None:
+    small = ("--population", "3", "--generations", "1", "--folder", "compared")
+    result = coral(project, "compare", "toy.yaml", *small, "--json", cache="cache-compared")
+    assert result.returncode == 0, result.stderr
+    facts = json.loads(result.stdout)
+    assert [(way["way"], way["simulated"]) for way in facts["ways"]] == [
+        ("simulation", True),
+        ("multi-fidelity", False),
+        ("naive", False),
+    ]
+    early, naive = (
+        json.loads(trials(project, f"compared/{n}")) for n in ("multi-fidelity", "naive")
+    )
+    assert [t["candidate"]["genome"] for t in naive] == [t["candidate"]["genome"] for t in early]
+    assert all(len(trial["outcomes"]) == 1 for trial in naive)
+    assert facts["ways"][1]["step_speedup"] > 1
+    assert "about" in result.stderr

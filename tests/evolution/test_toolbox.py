@@ -5,10 +5,12 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import islice
 from typing import Literal, get_args
 
 import numpy as np
 import pytest
+from deap import tools
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -17,12 +19,13 @@ from coral.evolution.toolbox import (
     build_toolbox,
     describe,
     dominated_volume,
+    individuals_of,
     pareto_front,
     promote,
     seeded_globals,
     select,
 )
-from coral.records import Objective
+from coral.records import Direction, Objective
 from tests.evolution.generations import AUROC, SIZE, SPACE, SPEC
 
 Selection = Literal["nsga2", "nsga3", "tournament"]
@@ -178,6 +181,44 @@ def test_hypervolume_is_the_area_that_the_front_dominates(
     scores: list[tuple[float, float]], worst: tuple[float, float]
 ) -> None:
     assert dominated_volume(scores, worst, BOTH) == pytest.approx(grid_volume(scores, worst))
+
+
+@st.composite
+def scored(draw: st.DrawFn) -> tuple[Scores, tuple[Objective, ...]]:
+    """Scores on one to four objectives, ties likely, and the objectives."""
+    directions = draw(st.lists(st.sampled_from(get_args(Direction)), min_size=1, max_size=4))
+    objectives = tuple(
+        Objective(metric=f"metric {i}", direction=direction)
+        for i, direction in enumerate(directions)
+    )
+    number = st.one_of(value, st.floats(0, 1))
+    rows = st.lists(st.tuples(*[number for _ in objectives]), min_size=1, max_size=25)
+    return draw(rows), objectives
+
+
+@given(scored(), value)
+def test_hypervolume_is_that_of_deap(
+    case: tuple[Scores, tuple[Objective, ...]], level: float
+) -> None:
+    from deap.benchmarks.tools import hypervolume
+
+    scores, objectives = case
+    worst = (level,) * len(objectives)
+    signs = [-1.0 if objective.direction == "max" else 1.0 for objective in objectives]
+    expected = hypervolume(individuals_of(scores, objectives), np.multiply(worst, signs))
+    assert dominated_volume(scores, worst, objectives) == pytest.approx(expected)
+
+
+@given(scored())
+def test_fronts_are_those_of_deap(case: tuple[Scores, tuple[Objective, ...]]) -> None:
+    scores, objectives = case
+    fronts = tools.sortNondominated(individuals_of(scores, objectives), len(scores))
+    order = iter(promote(scores, len(scores), objectives))
+    for front in fronts:
+        assert {individual.position for individual in front} == set(islice(order, len(front)))
+    assert {scores[i] for i in pareto_front(scores, objectives)} == {
+        scores[i.position] for i in fronts[0]
+    }
 
 
 def test_hypervolume_of_one_objective_is_the_gain_over_the_worst() -> None:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from coral.fidelity import NOT_PROMOTED, RuleAudit, audit_rules, kendall_tau, stage_trust
+from coral.fidelity import NOT_PROMOTED, RuleAudit, audit_rules, stage_trust
 from coral.records import Objective, Trial, Verdict
 from tests.fidelity.outcomes import climbed, outcome, trial
 
@@ -70,20 +70,6 @@ def test_each_rule_is_audited_on_its_own() -> None:
         RuleAudit(rule="a rule", condemned=3, audited=2, false_kills=1),
         RuleAudit(rule=NOT_PROMOTED, condemned=1, audited=1, false_kills=0),
     )
-
-
-def test_tau_is_one_for_the_same_order_and_minus_one_for_the_reverse() -> None:
-    assert kendall_tau([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
-    assert kendall_tau([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
-
-
-def test_tau_counts_pairs_in_order_against_pairs_out_of_order() -> None:
-    assert kendall_tau([1, 2, 3], [1, 3, 2]) == pytest.approx(1 / 3)
-
-
-@pytest.mark.parametrize("values", [[], [1.0], [1.0, 1.0, 1.0]])
-def test_tau_is_not_defined_without_an_order(values: list[float]) -> None:
-    assert math.isnan(kendall_tau(values, values))
 
 
 def test_a_stage_is_trusted_as_far_as_it_ranks_like_the_last() -> None:

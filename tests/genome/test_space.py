@@ -53,6 +53,13 @@ def test_a_plan_says_what_its_active_genes_say_and_the_base_the_rest(genome: Gen
 
 
 @given(genomes)
+def test_a_single_field_is_that_of_the_plan(genome: Genome) -> None:
+    plan = SPACE.express(genome)
+    for path in plan_paths():
+        assert SPACE.field_of(genome, path) == value_at(plan, path)
+
+
+@given(genomes)
 def test_an_inactive_gene_leaves_the_base_its_value(genome: Genome) -> None:
     plan = SPACE.express(with_kind(genome, "none", 0.9))
     assert plan.curriculum.ramp == SPACE.base.curriculum.ramp

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
@@ -33,6 +34,11 @@ def test_every_path_names_a_field_that_can_be_read() -> None:
     for path, field in plan_paths().items():
         assert path.endswith(f".{field.name}")
         value_at(plan, path)
+
+
+def test_the_paths_of_a_plan_cannot_be_changed() -> None:
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        plan_paths()["adapter.colour"] = None  # type: ignore[index]
 
 
 def test_with_values_replaces_the_named_fields_and_leaves_the_rest() -> None:
@@ -99,6 +105,18 @@ def test_canonical_json_has_sorted_keys_and_no_spaces() -> None:
         '{"a":{"c":"x","d":true},"b":[1,2.5]}'
     )
     assert json.loads(as_canonical_json(TrainingPlan()))["adapter"]["rank"] == 16
+
+
+def test_canonical_json_of_a_record_is_that_of_its_fields_as_dicts() -> None:
+    plan = with_values(TrainingPlan(), {"tasks.weights": {"b": 0.75, "a": 0.25}})
+    assert as_canonical_json(plan) == as_canonical_json(asdict(plan))
+    assert as_canonical_json({"plans": [plan]}) == as_canonical_json({"plans": [asdict(plan)]})
+
+
+@pytest.mark.parametrize("value", [object(), TrainingPlan, {1, 2}])
+def test_what_is_no_record_has_no_canonical_json(value: object) -> None:
+    with pytest.raises(TypeError, match="has no canonical JSON"):
+        as_canonical_json([value])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -28,7 +28,13 @@ from coral.records import (
     Verdict,
 )
 from coral.reporting import Facts, run_facts
-from coral.settings import EvolutionSettings, RunSpec, TaskSettings
+from coral.settings import (
+    EvolutionSettings,
+    FaultRates,
+    RunSpec,
+    SimulationSettings,
+    TaskSettings,
+)
 
 SPEC = RunSpec(
     name="tiny",
@@ -51,6 +57,16 @@ SPEC = RunSpec(
         Objective(metric="trainable_parameters", direction="min"),
     ),
     seed=5,
+)
+SIMULATED = replace(
+    SPEC,
+    mode="simulate",
+    simulation=SimulationSettings(
+        profile="mine",
+        agreement={"S0": -0.5},
+        faults=FaultRates(crash=0.25),
+        memory_bytes=2e9,
+    ),
 )
 EXAMPLES = 160
 BROKEN = Failure(kind="oom", message="CUDA out of [memory]", traceback="Traceback: [bold]line 1")
@@ -157,6 +173,12 @@ def state_of(events: list[Event]) -> EvolutionState:
     return replay(events, SPEC, EXAMPLES)
 
 
-def facts_of(events: list[Event], status: str = "finished") -> Facts:
-    folder = Path("runs/tiny")
-    return run_facts(state_of(events), SPEC, folder=folder, status=status, wall_seconds=12.5)
+def facts_of(events: list[Event], status: str = "finished", spec: RunSpec = SPEC) -> Facts:
+    return run_facts(
+        state_of(events),
+        spec,
+        folder=Path("runs/tiny"),
+        status=status,
+        wall_seconds=12.5,
+        workers=3,
+    )

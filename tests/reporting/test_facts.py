@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from coral.ports import Survey, TaskSurvey
-from coral.records import Event
+from coral.records import Cost, Event
 from coral.reporting import adapter_card, as_json, export_state, finite
+from coral.reporting.facts import makespan_facts
 from tests.reporting.runs import (
+    SIMULATED,
     SPEC,
     confirmed,
     facts_of,
@@ -34,6 +37,7 @@ RUNS: dict[str, list[Event]] = {
 
 SHAPE: dict[str, Any] = {
     "run": str,
+    "mode": str,
     "status": str,
     "generation": int,
     "champion": {
@@ -55,6 +59,7 @@ SHAPE: dict[str, Any] = {
         "epochs_saved": float,
         "wall_seconds": float,
     },
+    "makespan_seconds": {"1": float},
 }
 """The keys that scripts rely on. More may come; none may go."""
 
@@ -156,6 +161,48 @@ def test_costs_are_measured_against_training_every_genome_in_full() -> None:
     assert cost["epochs_spent"] == 3.0  # 480 examples of 160
     assert cost["epochs_saved"] == 1.0
     assert cost["wall_seconds"] == 12.5
+
+
+def test_a_real_run_has_no_simulation() -> None:
+    facts = facts_of(confirmed())
+    assert (facts["mode"], facts["simulation"]) == ("real", None)
+
+
+def test_a_simulated_run_says_what_it_believes() -> None:
+    facts = json.loads(as_json(facts_of(confirmed(), spec=SIMULATED)))
+    assert facts["mode"] == "simulate"
+    assert facts["simulation"]["profile"] == "mine"
+    assert facts["simulation"]["agreement"] == {"S0": -0.5}
+    assert facts["simulation"]["faults"]["crash"] == 0.25
+    assert facts["simulation"]["memory_bytes"] == 2e9
+
+
+def test_a_makespan_is_told_for_powers_of_two_up_to_the_population_and_for_the_workers() -> None:
+    # Jobs of two seconds: four in the first stage, and two in the last, which waits for them.
+    facts = facts_of(confirmed())
+    assert facts["workers"] == 3
+    assert facts["makespan_seconds"] == {"1": 12.0, "2": 6.0, "3": 6.0, "4": 4.0}
+
+
+def test_generations_wait_for_each_other() -> None:
+    state = state_of(confirmed())
+    late = [
+        replace(trial, candidate=replace(trial.candidate, generation=1)) for trial in state.trials
+    ]
+    both = replace(state, trials=(*state.trials, *late))
+    assert makespan_facts(both, 4, None) == {"1": 24.0, "2": 12.0, "4": 8.0}
+
+
+def test_scoring_belongs_to_the_makespan() -> None:
+    state = state_of(confirmed())
+    trial = state.trials[1]
+    slow = replace(trial.outcomes[0], cost=Cost(train_seconds=1.0, evaluation_seconds=4.0))
+    alone = replace(state, trials=(replace(trial, outcomes=(slow,)),))
+    assert makespan_facts(alone, 2, None) == {"1": 5.0, "2": 5.0}
+
+
+def test_a_run_that_has_just_begun_took_no_time() -> None:
+    assert facts_of([])["makespan_seconds"] == {"1": 0, "2": 0, "3": 0, "4": 0}
 
 
 def test_a_failure_is_shown_with_its_stage_kind_and_traceback() -> None:

@@ -8,7 +8,7 @@ from coral.fidelity import check_ladder
 from coral.ports import Survey, TaskSurvey
 from coral.records import Cost, Outcome
 from coral.reporting import forecast, probe_ladder
-from tests.reporting.runs import SPEC
+from tests.reporting.runs import SIMULATED, SPEC
 
 SURVEY = Survey(
     model_digest="m",
@@ -48,6 +48,12 @@ def test_a_forecast_adds_up_the_ladder() -> None:
     assert [row["seconds"] for row in facts["stages"]] == pytest.approx([14.0, 7.0])
     assert facts["wall_seconds"] == pytest.approx(21.0)
     assert facts["peak_memory_bytes"] == 20
+
+
+def test_a_forecast_says_whether_it_is_of_a_simulated_run() -> None:
+    real, simulated = (forecast(s, SURVEY, [PROBE], workers=1) for s in (SPEC, SIMULATED))
+    assert (real["mode"], real["simulation"]) == ("real", None)
+    assert (simulated["mode"], simulated["simulation"]["profile"]) == ("simulate", "mine")
 
 
 def test_a_round_that_is_not_full_takes_as_long_as_a_full_one() -> None:

@@ -17,6 +17,7 @@ from coral.spec.document import dump_yaml, parse_document
 from tests.spec.configs import REGISTRY, Load
 
 RICH = """\
+mode: simulate
 output_dir: '1e5'
 seed: 7
 lora_r: 8
@@ -35,7 +36,10 @@ search_space:
   curriculum.kind: [none, progressive]
   curriculum.ramp: {low: 0.1, high: 0.9}
   warmup_ratio: {choices: [0, 0.1], when: {layers: [all]}}
-evolution: {recipes: [{lora_r: 4, target_modules: [query]}], selection: tournament}
+evolution:
+  recipes: [{lora_r: 4, target_modules: [query]}]
+  selection: tournament
+  warm_start: true
 num_epochs: 3
 prune:
   audit_fraction: 0.1
@@ -45,6 +49,11 @@ prune:
 objectives: [kind.auroc, {metric: train_cost, direction: min}]
 budget: {max_epochs: 10}
 execution: {workers: 2, trial_timeout_seconds: null}
+simulation:
+  profile: mine.yaml
+  agreement: {S0_sanity: -0.5, S1_shakeout: 0.9}
+  faults: {crash: 0.1, lost_checkpoint: 1}
+  memory_bytes: 2e9
 """
 
 
@@ -66,6 +75,7 @@ def test_a_dump_has_every_default_filled_in(load: Load) -> None:
     assert data["training"]["schedule"]["learning_rate"] == 2e-4
     assert data["execution"]["retries"] == 2
     assert len(data["training_stages"]) == 4
+    assert (data["mode"], data["simulation"]["faults"]["crash"]) == ("real", 0.0)
 
 
 numbers = st.floats(1e-6, 10)

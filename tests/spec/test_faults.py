@@ -512,6 +512,85 @@ CASES = {
         "weights name tasks that the run does not have: topic",
         "The run's tasks: origin, kind.",
     ),
+    "a mode that does not exist": Case(
+        "mode: simulated\n",
+        3,
+        "mode",
+        "must be 'real' or 'simulate', got \"simulated\"",
+        "Did you mean 'simulate'?",
+    ),
+    "a warm start of a real run": Case(
+        "evolution:\n  warm_start: true\n",
+        4,
+        "evolution.warm_start",
+        "need `mode: simulate`, got true",
+        "Set it to false, or add --simulate.",
+    ),
+    "an unknown key of the simulation": Case(
+        "simulation: {profil: mine}\n",
+        3,
+        "simulation.profil",
+        "unknown key",
+        "Did you mean 'profile'?",
+    ),
+    "an agreement beyond all rankings": Case(
+        "simulation:\n  agreement:\n    S0_sanity: 1.0\n",
+        5,
+        "simulation.agreement.S0_sanity",
+        "must be < 1, got 1.0",
+        "leave the key out",
+    ),
+    "an agreement of no stage": Case(
+        "simulation:\n  agreement: {S1_shakedown: 0.5}\n",
+        4,
+        "simulation.agreement.S1_shakedown",
+        "must name a stage before the last, got S1_shakedown",
+        "Did you mean 'S1_shakeout'?",
+    ),
+    "an agreement of the last stage with itself": Case(
+        "simulation: {agreement: {S3_finisher: 0.5}}\n",
+        3,
+        "simulation.agreement.S3_finisher",
+        "must name a stage before the last, got S3_finisher",
+        "Stages before the last: S0_sanity, S1_shakeout, S2_serious.",
+    ),
+    "an agreement on a ladder of one stage": Case(
+        "training_stages:\n"
+        "  - {name: only, epoch_budget: 1, data_percentage: 100, survival_rate: 1}\n"
+        "simulation: {agreement: {only: 0.5}}\n",
+        5,
+        "simulation.agreement.only",
+        "must name a stage before the last, got only",
+        "This ladder has one stage; remove the key.",
+    ),
+    "a fault rate above one": Case(
+        "simulation:\n  faults: {crash: 1.5}\n",
+        4,
+        "simulation.faults.crash",
+        "must be <= 1, got 1.5",
+        "the default is 0.0.",
+    ),
+    "a fault that does not exist": Case(
+        "simulation:\n  faults:\n    crashes: 0.5\n",
+        5,
+        "simulation.faults.crashes",
+        "unknown key",
+        "Did you mean 'crash'?",
+    ),
+    "faults that are no rates": Case(
+        "simulation: {faults: often}\n",
+        3,
+        "simulation.faults",
+        'must be a mapping, got "often"',
+        "Write `key: value` lines.",
+    ),
+    "a worker without memory": Case(
+        "simulation: {memory_bytes: 0}\n",
+        3,
+        "simulation.memory_bytes",
+        "must be > 0, got 0",
+        "leave the key out",
+    ),
     "a key that YAML takes for something else": Case(
         "training:\n  on: 5\n", 4, "training", "a key is text, got on", "Put the key into quotes."
     ),
@@ -532,6 +611,33 @@ def test_a_message_reads_like_the_house_style(faults: Faults) -> None:
         "agnews.yaml:4: search_space.lora_r: low <= high must hold, got low=64, high=8.",
         "Swap the bounds, or remove the gene to keep the default rank (16).",
     ]
+
+
+def test_every_fault_of_a_simulation_is_reported(faults: Faults) -> None:
+    body = (
+        "mode: simulate\n"
+        "simulation:\n"
+        "  agreement: {S0_sanity: 2, S1_shakeout: -1, S2_serious: .nan, S9: 0}\n"
+        "  faults: {crash: -0.1, nan: often}\n"
+    )
+    assert [fault.key for fault in faults(body)] == [
+        "simulation.agreement.S9",
+        "simulation.agreement.S0_sanity",
+        "simulation.agreement.S1_shakeout",
+        "simulation.agreement.S2_serious",
+        "simulation.faults.crash",
+        "simulation.faults.nan",
+    ]
+
+
+def test_a_mode_at_fault_does_not_make_the_rest_wrong(faults_in_text: Faults) -> None:
+    text = "mode: simulated\nbase_model: ./none\ntasks: [kind]\nevolution: {warm_start: true}\n"
+    assert only(faults_in_text(text)).key == "mode"
+
+
+def test_every_item_of_a_list_that_is_wrong_is_reported(faults: Faults) -> None:
+    keys = [fault.key for fault in faults("lora_target_modules: [5, query, 6]\n")]
+    assert keys == ["lora_target_modules[0]", "lora_target_modules[2]"]
 
 
 def test_removing_a_gene_keeps_what_training_says(faults: Faults) -> None:

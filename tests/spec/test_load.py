@@ -11,7 +11,13 @@ import pytest
 from coral.evolution.recipes import RECIPES
 from coral.fidelity import DEFAULT_LADDER, DEFAULT_RULES
 from coral.records import Objective
-from coral.settings import BudgetSettings, EvolutionSettings, ExecutionSettings
+from coral.settings import (
+    BudgetSettings,
+    EvolutionSettings,
+    ExecutionSettings,
+    FaultRates,
+    SimulationSettings,
+)
 from coral.spec import load_config
 from tests.spec.configs import HEAD, REGISTRY, Load
 
@@ -135,6 +141,38 @@ def test_the_known_good_recipes_could_be_written_in_a_config(load: Load) -> None
         for recipe in RECIPES
     )
     assert load(f"evolution: {{recipes: [{recipes}]}}\n").spec.evolution.recipes == RECIPES
+
+
+def test_a_run_is_real_unless_the_config_says_otherwise(load: Load) -> None:
+    spec = load().spec
+    assert (spec.mode, spec.simulated) == ("real", False)
+    assert spec.simulation == SimulationSettings()
+    assert load("", mode="simulate").spec.simulated
+
+
+def test_a_simulation_is_read_part_by_part(load: Load) -> None:
+    body = (
+        "mode: simulate\n"
+        "evolution: {warm_start: true}\n"
+        "simulation:\n"
+        "  profile: mine.yaml\n"
+        "  agreement: {S0_sanity: -0.5}\n"
+        "  faults: {crash: 1, lost_checkpoint: 0.25}\n"
+        "  memory_bytes: 2e9\n"
+    )
+    spec = load(body).spec
+    assert spec.evolution.warm_start
+    assert spec.simulation == SimulationSettings(
+        profile="mine.yaml",
+        agreement={"S0_sanity": -0.5},
+        faults=FaultRates(crash=1.0, lost_checkpoint=0.25),
+        memory_bytes=2e9,
+    )
+
+
+def test_a_simulation_needs_no_base_model_on_this_machine(load_text: Load) -> None:
+    text = "base_model: package:not_installed/model\ntasks: [kind]\nmode: simulate\n"
+    assert load_text(text).spec.base_model == "package:not_installed/model"
 
 
 def test_options_of_a_task_reach_it_as_written(load_text: Load) -> None:

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coral import __version__
 from coral.bundled import bundled_folder
 from coral.deliver import deliver
 from coral.errors import ConfigError, Fault, RunError
 from coral.evolution import EvolutionState
-from coral.execution import PoolExecutor, VirtualExecutor
+from coral.execution import VirtualExecutor
 from coral.loop import evolve
 from coral.ports import (
     CheckpointStore,
@@ -58,6 +58,9 @@ from coral.storage import (
 )
 from coral.stored_run import OpenRun, facts_of, open_run
 from coral.tasks import Registry, discover
+
+if TYPE_CHECKING:
+    from coral.execution import PoolExecutor
 
 RUNS = Path("runs")
 PROBE_STEPS = 8
@@ -235,6 +238,10 @@ def backend(spec: RunSpec, folders: Sequence[Path], observer: Observer) -> Itera
 def _workers(
     spec: RunSpec, folders: Sequence[Path], observer: Observer, devices: Sequence[str]
 ) -> PoolExecutor:
+    from coral.execution import (
+        PoolExecutor,
+    )  # brings multiprocessing, which a simulation never needs
+
     return PoolExecutor(
         "coral.compose:build_trainer",
         trainer_payload(spec, folders),

@@ -211,6 +211,32 @@ def record(
 
 
 @app.command()
+def calibrate(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders that `coral record` filled.")
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="FILE", help="The profile to write.")
+    ],
+    *,
+    json: Json = False,
+) -> None:
+    """Fit a simulation profile to recorded runs, and tell how far to trust it."""
+    with _reported():
+        from rich.console import Console
+
+        from coral.calibration import calibrate_runs
+        from coral.cli.calibration import print_calibration
+        from coral.reporting import as_json
+
+        facts = calibrate_runs(runs, output)
+        if json:
+            typer.echo(as_json(facts))
+        else:
+            print_calibration(facts, Console(highlight=False))
+
+
+@app.command()
 def compare(
     config: Config = "quickstart",
     overrides: Overrides = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -54,7 +55,12 @@ class Meter:
 
     @property
     def share(self) -> float:
-        return min(1.0, sum(self._done.values()) / max(1e-9, sum(self._expected.values())))
+        return sum(self._done.values()) / max(1e-9, self._total)
+
+    @property
+    def _total(self) -> float:
+        """What is done and what is still expected; audits can make a way longer than that."""
+        return sum(max(self._expected[way], done) for way, done in self._done.items())
 
     @property
     def elapsed(self) -> float:
@@ -64,10 +70,8 @@ class Meter:
     def seconds_left(self) -> float | None:
         """Extrapolate from what this process has trained; None before there is enough of it."""
         done, found = sum(self._done.values()), sum(self._found.values())
-        left = max(0.0, sum(self._expected.values()) - done)
-        if done - found < 0.02 * (done - found + left):
-            return None
-        return self.elapsed / (done - found) * left
+        here, left = done - found, self._total - done
+        return self.elapsed / here * left if here > 0.02 * (here + left) else None
 
 
 class ComparisonScreen:
@@ -105,7 +109,7 @@ class ComparisonScreen:
         if kind is not None and self._folder is not None:
             self._say(
                 f"what was finished is kept in {self._folder}."
-                f" next: the same command with --folder {self._folder}"
+                f" next: the same command with --folder {shlex.quote(self._folder)}"
             )
 
     def on_plan(self, plan: Facts) -> None:
@@ -146,7 +150,7 @@ class ComparisonScreen:
     def _show(self) -> None:
         left = self._meter.seconds_left
         words = [f"{self._meter.share:4.0%}", f"{duration(self._meter.elapsed)} elapsed"]
-        if left is not None:
+        if left:
             words.append(f"about {duration(left)} left")
         name = f"{self._way} (simulated)" if self._is_simulated else self._way
         title, told = f"{name} {self._generation}".strip(), "  ".join(words)

@@ -87,8 +87,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def read_document(path: Path) -> Document:
-    """Read a config file.
+def read_document(path: Path, noun: str = "config") -> Document:
+    """Read a config file, or another YAML file of Coral's.
+
+    Args:
+        noun: what messages call it.
 
     Raises:
         ConfigError: the file can't be read, isn't text, isn't YAML, isn't a mapping, or has
@@ -102,26 +105,28 @@ def read_document(path: Path) -> Document:
         line = content.count(b"\n", 0, error.start) + 1
         raise _whole(
             f"{source}:{line}",
-            f"a config is UTF-8 text, got byte 0x{content[error.start]:02x} at offset"
+            f"a {noun} is UTF-8 text, got byte 0x{content[error.start]:02x} at offset"
             f" {error.start}",
             "Name a YAML file, or save this one as UTF-8.",
         ) from error
     except OSError as error:
         raise _whole(
             source,
-            f"the config can't be read: {error.strerror}",
+            f"the {noun} can't be read: {error.strerror}",
             "Name a YAML file; `coral evolve quickstart` runs the bundled example.",
         ) from error
     if "\x00" in text:
         line = text.count("\n", 0, text.index("\x00")) + 1
         raise _whole(
-            f"{source}:{line}", "a config is text, this file holds binary data", "Name a YAML file."
+            f"{source}:{line}",
+            f"a {noun} is text, this file holds binary data",
+            "Name a YAML file.",
         )
-    return parse_document(text, source)
+    return parse_document(text, source, noun)
 
 
-def parse_document(text: str, source: str) -> Document:
-    """Parse a config's text. Raises as ``read_document`` does."""
+def parse_document(text: str, source: str, noun: str = "config") -> Document:
+    """Parse a file's text. Takes and raises what ``read_document`` does."""
     try:
         data, keys = _parse(text, source)
     except yaml.YAMLError as error:
@@ -129,21 +134,23 @@ def parse_document(text: str, source: str) -> Document:
     except RecursionError as error:
         raise _whole(
             source,
-            f"a config has at most {DEEPEST} levels and {MOST_KEYS:,} keys, aliases opened up;"
+            f"a {noun} has at most {DEEPEST} levels and {MOST_KEYS:,} keys, aliases opened up;"
             " this one goes beyond",
             "Flatten it, and look for an alias inside of its own anchor.",
         ) from error
     if data is None:
         raise _whole(
             f"{source}:1",
-            "a config is a mapping of keys, this one is empty",
-            "Add base_model and tasks.",
+            f"a {noun} is a mapping of keys, this one is empty",
+            "Add base_model and tasks."
+            if noun == "config"
+            else f"Write the {noun}'s fields into it.",
         )
     if not isinstance(data, dict):
         raise _whole(
             f"{source}:1",
-            f"a config is a mapping of keys, got {shown(data)}",
-            "Write `key: value` lines, such as `base_model: ...`.",
+            f"a {noun} is a mapping of keys, got {shown(data)}",
+            "Write `key: value` lines, such as `tasks: ...`.",
         )
     if keys.faults:
         raise ConfigError(keys.faults)

@@ -117,6 +117,15 @@ def test_a_way_that_pruned_more_than_expected_leaves_less_to_do() -> None:
     assert meter.share == pytest.approx(5 / 45)
 
 
+def test_audits_beyond_the_expected_never_turn_the_bar_back() -> None:
+    meter = Meter({"multi-fidelity": 10.0, "naive": 40.0}, Clock())
+    meter.begin("multi-fidelity")
+    meter.advance(15.0, 5.0)
+    before = meter.share
+    meter.begin("naive")
+    assert meter.share == before == pytest.approx(15 / 55)
+
+
 def test_what_an_earlier_process_trained_does_not_make_this_one_fast() -> None:
     clock = Clock()
     meter = Meter({"multi-fidelity": 10.0, "naive": 40.0}, clock)

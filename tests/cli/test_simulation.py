@@ -17,7 +17,7 @@ import coral
 from coral import compose
 from coral.cli.app import app
 from coral.records import Event
-from coral.simulation import dump_profile, find_profile, read_profile
+from coral.simulation import FORMAT, dump_profile, find_profile, read_profile
 
 CONFIG = """\
 base_model: package:not_installed/model
@@ -230,7 +230,7 @@ def test_a_profile_that_does_not_exist_is_named_with_its_line(
 
 
 BROKEN = """\
-format: 2
+format: 99
 name: mine
 fitted_to: dreams
 model: {base_model: x, depth: six, mean_tokens: 8, modules: [{name: a, in_features: 4}]}
@@ -258,10 +258,11 @@ def test_every_fault_of_a_profile_is_told_at_once(here: Path) -> None:
 
 
 def test_a_profile_of_another_format_is_refused_in_its_line(here: Path) -> None:
-    text = (here / "mine.yaml").read_text()
-    (here / "mine.yaml").write_text(text.replace("format: 1", "format: 2", 1))
+    profile = read_profile(Path("mine.yaml"))
+    text = dump_profile(profile).replace(f"format: {FORMAT}\n", "format: 99\n")
+    (here / "mine.yaml").write_text(f"# A comment.\n{text}")
     _, errors = _coral("evolve", "tiny.yaml", "--simulate", code=2)
-    assert "mine.yaml:1: format: must be 1, got 2" in errors
+    assert f"mine.yaml:2: format: must be {FORMAT}, got 99" in errors
 
 
 def test_reading_a_run_does_not_make_it_the_newest(here: Path) -> None:

@@ -83,6 +83,11 @@ def test_a_simulated_run_is_told_as_such_in_every_part() -> None:
     assert "champion runs" not in text
 
 
+def test_numbers_of_workers_are_told_in_their_order() -> None:
+    facts = {**facts_of(confirmed()), "makespan_seconds": {"1": 16.0, "16": 1.0, "2": 8.0}}
+    assert "take 16 s on 1, 8 s on 2, 1 s on 16" in _printed(print_run, facts)
+
+
 def test_a_run_without_a_champion_says_so() -> None:
     assert "No champion" in _printed(print_run, facts_of(hopeless(), "failed"))
 

@@ -249,10 +249,10 @@ def test_a_run_tells_of_its_misfortunes_and_its_champion(project: Path) -> None:
 
 def test_a_resumed_run_refuses_another_belief(project: Path) -> None:
     shutil.copytree(project / "run", project / "changed")
-    config = project / "changed" / "config.yaml"
+    config = project / "changed" / "config.resolved.yaml"
     text = config.read_text()
     assert "crash: 0.2" in text
     config.write_text(text.replace("crash: 0.2", "crash: 0.3"))
     result = coral(project, "resume", "changed")
     assert result.returncode != 0
-    assert "base model must be the one that it began with" in result.stderr
+    assert "must be the one that it began with" in result.stderr

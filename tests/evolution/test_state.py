@@ -78,6 +78,14 @@ def test_the_champion_follows_the_direction_of_the_first_objective() -> None:
     assert live(start(), *fates, spec=spec).champion == 1
 
 
+def test_a_champion_equal_in_the_first_objective_is_the_better_one_in_the_next() -> None:
+    spec = replace(SPEC, objectives=(SIZE, AUROC))
+    fates = [reached({"auroc": auroc, "size": 5.0}) for auroc in (0.5, 0.9, 0.7, 0.9)]
+    state = live(start(), *fates, spec=spec)
+    assert state.champion == 1
+    assert state.front == (1,)
+
+
 @pytest.mark.parametrize("failure", get_args(FailureKind))
 def test_a_trial_that_failed_or_diverged_never_outranks_a_finished_one(
     failure: FailureKind,

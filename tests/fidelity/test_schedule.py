@@ -18,6 +18,11 @@ def test_one_worker_does_one_job_after_the_other() -> None:
     assert completion_times([3.0, 1.0, 2.0], workers=1) == [3.0, 4.0, 6.0]
 
 
+def test_the_makespan_takes_the_longest_jobs_first() -> None:
+    assert completion_times([1.0, 1.0, 2.0], workers=2)[-1] == 3.0
+    assert makespan([1.0, 1.0, 2.0], workers=2) == 2.0
+
+
 def test_no_jobs_take_no_time() -> None:
     assert makespan([], workers=3) == 0.0
 

@@ -10,13 +10,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coral import compose
 from coral.calibration import calibrate_runs, read_recording
 from coral.errors import RunError
+from coral.execution import VirtualExecutor
 from coral.fidelity import kendall_tau
+from coral.loop import evolve
+from coral.ports import Ports
 from coral.rng import stream
-from coral.simulation import find_profile, read_profile
+from coral.simulation import (
+    Profile,
+    SimulatedTrainer,
+    WeightsInAddresses,
+    find_profile,
+    read_profile,
+)
 from coral.simulation.calibrate import expected_quality, fit, starting_profile
 from coral.simulation.recorded import Recording, quality, recorded_trials
+from coral.tasks import discover
+from tests.scripted_runs import MemoryRunStore, Watcher
 
 RECORDINGS = Path(__file__).parent / "recordings"
 """160 trials of all-MiniLM-L6-v2 on the docstring tasks; docs/simulation.md says how they came."""
@@ -93,3 +105,49 @@ def test_a_foreign_database_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="must be Coral's"):
         calibrate_runs([tmp_path], tmp_path / "profile.yaml")
     assert not (tmp_path / "profile.yaml").exists()
+
+
+def test_a_calibration_finds_the_truth_behind_simulated_trials() -> None:
+    """The profile that made the trials is known, so the fit can be held to it."""
+    truth = read_profile(find_profile("minilm-docstrings"))
+    recording = simulated_recording(truth, trials=96)
+    found = fit(starting_profile(recording, "found"), recorded_trials([recording]), [recording])
+    assert found.fitted_to == "simulated"
+    for name, tolerance in (("heat_scaling", 0.25), ("collapse_rate", 0.3), ("best_heat", 0.5)):
+        assert getattr(found.surface, name) == pytest.approx(
+            getattr(truth.surface, name), abs=tolerance
+        )
+    assert found.cost.seconds_per_teraflop == pytest.approx(
+        truth.cost.seconds_per_teraflop, rel=0.05
+    )
+    assert found.noise.loss_deviation == pytest.approx(truth.noise.loss_deviation, rel=0.3)
+    assert found.noise.shared == pytest.approx(truth.noise.shared, abs=0.1)
+    others = simulated_recording(truth, trials=48, seed=7)
+    held = recorded_trials([others])
+    primary = {name: task.primary_metric for name, task in found.tasks.items()}
+    told = expected_quality(found, held)
+    assert kendall_tau(quality(held, primary, -1).tolist(), told.tolist()) > 0.6
+
+
+def simulated_recording(profile: Profile, trials: int, seed: int = 0) -> Recording:
+    """Record trials of a profile on the bundled calibration config."""
+    config = compose.load(
+        compose.Source(path=compose.find_config("calibration")),
+        {"mode": "simulate", "seed": str(seed)},
+    )
+    spec = config.spec.recording(trials)
+    world = compose.simulated_world(spec, discover([]))
+    assert world.profile.surface == profile.surface
+    runs = MemoryRunStore()
+    ports = Ports(
+        executor=VirtualExecutor(SimulatedTrainer(world), 2),
+        runs=runs,
+        checkpoints=WeightsInAddresses(),
+        observer=Watcher(runs),
+        survey=world.survey,
+    )
+    state = evolve(spec, ports)
+    assert state.confirmation is not None
+    return Recording(
+        spec=spec, survey=world.survey, trials=state.trials, scores=state.confirmation.scores
+    )

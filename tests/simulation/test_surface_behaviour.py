@@ -186,7 +186,7 @@ def test_validation_and_test_differ_by_the_noise_that_the_profile_says() -> None
         apart.append(found - told)
         error = course.errors_at(course.horizon)["origin"]
         link = profile.tasks["origin"].metrics["auroc"]
-        deviation = math.sqrt(2) * sampling_deviation(link, error, 300)
+        deviation = math.hypot(*(sampling_deviation(link, error, n) for n in (300, 1000)))
     assert np.mean(apart) == pytest.approx(0.0, abs=0.2 * deviation)
     assert np.std(apart) == pytest.approx(deviation, rel=0.12)
 
@@ -280,6 +280,18 @@ def test_agreement_in_a_space_that_hardly_varies_changes_no_metric_into_nonsense
     )
     metrics = next(trainer_of(spec).train([job_of(plan_of())])).metrics
     assert all(math.isfinite(metrics[name]) for name in ("auroc", "log_loss"))
+
+
+def test_agreement_in_a_space_where_everything_diverges_leaves_the_reference_alone() -> None:
+    hot = replace(SPACE.genes[0], low=1.0, high=9.0)
+    profile = replace(PROFILE, surface=replace(PROFILE.surface, nan_share=1.0))
+    spec = replace(SPEC, space=replace(SPACE, genes=(hot,)))
+    job = job_of(plan_of())
+    usual = next(trainer_of(spec, profile).train([job]))
+    misled = next(
+        trainer_of(with_simulation(spec, agreement={"short": -0.5}), profile).train([job])
+    )
+    assert misled.metrics["auroc"] == usual.metrics["auroc"]
 
 
 def test_genomes_that_fit_no_layer_are_left_out_of_the_measure() -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,19 +50,15 @@ def test_an_invented_surface_is_the_same_in_every_process() -> None:
         "from tests.simulation.test_survey import profile_of;"
         "print(json.dumps(asdict(profile_of('sentiment'))))"
     )
-    found = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "2")
-    }
-    assert len(found) == 1
-    assert json.loads(found.pop())["probe_error"] == profile_of("sentiment").probe_error
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(found.stdout) == asdict(profile_of("sentiment"))
 
 
 @pytest.mark.parametrize("name", ["sentiment", "topic", "intent", "spam", "a", "b"])
@@ -121,7 +117,8 @@ def test_targets_that_the_model_lacks_are_added_to_every_layer() -> None:
 
 def test_the_survey_names_what_an_objective_may_name() -> None:
     survey = simulated_survey(PROFILE, dict(PROFILE.tasks), targets=[], settings={})
-    assert {"auroc", "log_loss", "origin.auroc", "kind.log_loss"} == survey.metric_names
+    assert survey.metric_names >= {"auroc", "log_loss", "origin.auroc", "kind.log_loss"}
+    assert len(survey.metric_names) == 6
     assert survey.train_examples == 1200
 
 

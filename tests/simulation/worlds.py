@@ -49,7 +49,7 @@ TASK = TaskProfile(
     labels=4,
     train_examples=600,
     validation_examples=300,
-    test_examples=300,
+    test_examples=1000,
 )
 MODEL = ModelShape(
     base_model="none",

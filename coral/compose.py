@@ -210,12 +210,17 @@ def _cores() -> list[int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backend:
-    """Who trains, and what it says of model and data."""
+    """Who trains, and what it says of model and data.
+
+    Attributes:
+        cheap: what it does costs next to nothing to do again.
+    """
 
     executor: Executor
     survey: Survey
     checkpoints: CheckpointStore
     workers: int
+    cheap: bool = False
 
 
 @contextmanager
@@ -272,6 +277,7 @@ def _simulation(spec: RunSpec, folders: Sequence[Path], observer: Observer) -> B
         survey=world.survey,
         checkpoints=WeightsInAddresses(),
         workers=virtual,
+        cheap=True,
     )
 
 
@@ -516,6 +522,8 @@ def _require_same(run: OpenRun, found: Survey) -> None:
 
 
 def _go_on(run: OpenRun, used: Backend, observer: Observer) -> Facts:
+    if used.cheap:
+        run.store.sync_rarely()
     run.store.begin_sitting()
     run.store.set_meta("workers", str(used.workers))
     ports = Ports(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -28,15 +29,21 @@ def evolve(
     """
     started = clock()
     state = replay(ports.runs.events(), spec, ports.survey.train_examples)
-    while not exhausted(state, spec, clock() - started):
-        require_survivors(state)
-        if not state.candidates:
-            candidates = breed(state, spec)
-            if not candidates:
-                break
-            event = GenerationStarted(generation=state.generation, candidates=candidates)
-            state = record(state, event, spec, ports)
-        state = evaluate(state, spec, ports)
+    try:
+        while not exhausted(state, spec, clock() - started):
+            require_survivors(state)
+            if not state.candidates:
+                candidates = breed(state, spec)
+                if not candidates:
+                    break
+                event = GenerationStarted(generation=state.generation, candidates=candidates)
+                state = record(state, event, spec, ports)
+            state = evaluate(state, spec, ports)
+            # Finished trials live as long as the run. Without this every full collection visits all
+            # of them, and a generation takes longer the more there were before it.
+            gc.freeze()
+    finally:
+        gc.unfreeze()
     require_survivors(state)
     return state if state.confirmation else confirm(state, spec, ports)
 

@@ -52,7 +52,7 @@ Proposal = tuple[Genome, Lineage]
 
 
 def _first_proposals(spec: RunSpec) -> list[Proposal]:
-    """Reference, recipes, then a scrambled Sobol design, to the population's size."""
+    """Reference, recipes, then a shifted Sobol design, to the population's size."""
     size, space = spec.evolution.population_size, spec.space
     proposals: list[Proposal] = [(_reference_genome(spec), Lineage(operator="reference"))]
     for recipe in (*spec.evolution.recipes, *RECIPES):

@@ -1,4 +1,4 @@
-"""Where jobs run: in this process, in worker processes that may die without harm, or in virtual time.
+"""Where jobs run: in this process, in worker processes that may die, or in virtual time.
 
 Names load on first use. A worker imports this package before its thread limits are set, and so must
 not load numpy with it.

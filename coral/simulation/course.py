@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import fmean
 
 import numpy as np
@@ -178,7 +178,6 @@ def chart(
     features = features_of(plan, survey)
     parents = _readable(inherits)
     start = start_of(plan, parents, world.profile.inheritance, survey, names)
-    done = exposure(plan, ends[-1], survey.train_examples)
     identity = digest_of([digest_of(plan), seed, list(inherits)])
     return Course(
         world=world,
@@ -188,7 +187,7 @@ def chart(
         features=features,
         start=start,
         ends=tuple(ends),
-        done=replace(done, epochs=done.epochs + start.epochs),
+        done=exposure(plan, ends[-1], survey.train_examples, start.epochs),
         fate=_fate(world, features, identity, seed, ends[-1]),
     )
 

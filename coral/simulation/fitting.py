@@ -64,7 +64,6 @@ SURFACE_RANGES: dict[str, tuple[float, float, float]] = {
     "withheld": (-0.5, 1.0, 0.5),
     "narrowness": (-0.5, 2.0, 0.5),
     "transfer": (-0.1, 1.0, 0.3),
-    "repeat_value": (0.5, 50.0, 5.0),
     "overfitting": (0.0, 1.0, 0.1),
 }
 """Parameter to its lowest and highest value, and to how far the data may easily move it."""

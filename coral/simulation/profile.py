@@ -137,7 +137,6 @@ class Surface:
         withheld: share of an example's worth that is lost while the curriculum withholds another.
         narrowness: log-error while the curriculum withholds everything.
         transfer: what an example of one task is worth to another.
-        repeat_value: repetitions of an example after which more teach little.
         overfitting: log-error for each doubling of epochs above one, at rank 16 everywhere.
         decay_relief: share of overfitting that weight decay 0.1 or dropout 0.1 takes away.
         collapse_rate: log10 of the learning rate at which half of the usual genomes collapse.
@@ -163,7 +162,6 @@ class Surface:
     withheld: float = 0.2
     narrowness: float = 0.2
     transfer: float = 0.2
-    repeat_value: Positive = 5.0
     overfitting: NonNegative = 0.05
     decay_relief: Fraction = 0.2
     collapse_rate: float = -1.6

@@ -41,7 +41,7 @@ def read_profile(path: Path) -> Profile:
     Raises:
         ConfigError: with every fault at once.
     """
-    reader = Reader(read_document(path))
+    reader = Reader(read_document(path, "profile"))
     profile = reader.record(Profile, reader.document.data, ())
     if profile is None:
         raise ConfigError(reader.faults)
@@ -66,7 +66,7 @@ def _plain(value: Any) -> Any:
 
 def read_task_profile(path: Path) -> TaskProfile:
     """Read the profile that a task plugin ships. Raises as ``read_profile`` does."""
-    reader = Reader(read_document(path))
+    reader = Reader(read_document(path, "profile"))
     profile = reader.record(TaskProfile, reader.document.data, ())
     if profile is None:
         raise ConfigError(reader.faults)

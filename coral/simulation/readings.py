@@ -84,8 +84,10 @@ def readings_at(
 
 
 def _within(link: MetricLink, value: float) -> float:
-    """Keep a metric from being better than the best there is."""
-    return min(link.best, value) if link.direction == "max" else max(link.best, value)
+    """Keep a metric from being better than the best there is, and a score from being negative."""
+    if link.direction == "min":
+        return max(link.best, value)
+    return min(link.best, max(value, min(0.0, link.chance)))
 
 
 def _pulled(link: MetricLink, value: float, pull: float) -> float:

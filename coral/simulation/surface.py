@@ -48,6 +48,7 @@ USUAL_RANK = 16
 USUAL_BATCH = 16
 USUAL_EXAMPLES = 1000
 LARGEST_FLOOR = 0.98
+REPEAT_VALUE = 15.39
 GRID = 64
 """Points of the horizon over which a feature is a mean."""
 SOFTNESS = 0.15
@@ -131,7 +132,8 @@ class Exposure:
     """What training has gone through by some steps, as arrays of equal shape.
 
     Attributes:
-        time: sum of the learning-rate shares so far: steps at the peak learning rate.
+        time: sum of the learning-rate shares so far, those of repeated examples at less: steps at
+            the peak learning rate on fresh examples.
         withheld: the same sum, each step weighted with the share of the data held back by then.
         epochs: passes over the full train set.
         hidden: share of the data that the curriculum holds back now.
@@ -152,15 +154,23 @@ class Exposure:
         )
 
 
-def exposure(plan: TrainingPlan, horizon_steps: int, train_examples: int) -> Exposure:
-    """Return the exposure after each step of the horizon, arrays of ``(horizon_steps,)``."""
+def exposure(
+    plan: TrainingPlan, horizon_steps: int, train_examples: int, inherited_epochs: float = 0.0
+) -> Exposure:
+    """Return the exposure after each step of the horizon, arrays of ``(horizon_steps,)``.
+
+    Args:
+        inherited_epochs: passes over the train set that the first weights have behind them.
+    """
     steps = np.arange(horizon_steps)
     share = learning_rate_shares(plan.schedule, steps, horizon_steps)
     hidden = 1 - _limits(plan, steps / horizon_steps)
+    epochs = inherited_epochs + (steps + 1) * plan.schedule.batch_size / train_examples
+    worth = share * freshness(epochs)
     return Exposure(
-        time=np.cumsum(share),
-        withheld=np.cumsum(share * hidden),
-        epochs=(steps + 1) * plan.schedule.batch_size / train_examples,
+        time=np.cumsum(worth),
+        withheld=np.cumsum(worth * hidden),
+        epochs=epochs,
         hidden=hidden,
     )
 
@@ -208,7 +218,8 @@ def collapse_odds(surface: Surface, features: Features) -> Numbers:
         + surface.collapse_rank * features.rank
         - surface.collapse_batch * features.batch
     )
-    return 1 / (1 + np.exp(-(heat - surface.collapse_rate) / surface.collapse_width))
+    decades = (heat - surface.collapse_rate) / surface.collapse_width
+    return 0.5 * (1 + np.tanh(decades / 2))  # the logistic function, which can't overflow so
 
 
 def progress_of(
@@ -221,7 +232,6 @@ def progress_of(
     """Return the progress of a task's head and adapter, what was inherited included."""
     surface, parameters = profile.surface, profile.tasks[task]
     steps = done.time - surface.withheld * done.withheld
-    steps = steps * fresh_share(done.epochs, surface.repeat_value)
     steps = steps * 10 ** (surface.batch_progress * features.batch)
     own, count = features.shares[task], len(features.shares)
     felt = np.maximum(0.0, own + surface.transfer * (1 - own))
@@ -236,11 +246,14 @@ def progress_of(
     )
 
 
-def fresh_share(epochs: Numbers, repeat_value: float) -> Numbers:
-    """Return what examples are worth on average after so many epochs; 1 within the first."""
-    repeats = np.maximum(0.0, epochs - 1)
-    worth = np.minimum(epochs, 1.0) + repeat_value * -np.expm1(-repeats / repeat_value)
-    return worth / epochs
+def freshness(epochs: Numbers) -> Numbers:
+    """Return what an example is worth after so many passes over the data; 1 in the first.
+
+    It fades exponentially with repetition, by a factor e in ``REPEAT_VALUE`` passes.
+
+    Source: Muennighoff et al. 2023, equation 5 and the fit R* = 15.39.
+    """
+    return np.exp(-np.maximum(0.0, epochs - 1) / REPEAT_VALUE)
 
 
 def log_error(

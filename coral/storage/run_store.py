@@ -299,6 +299,13 @@ class SqliteRunStore:
             (seconds,) = self._connection.execute(_WALL_SECONDS).fetchone()
         return float(seconds or 0.0)
 
+    def sync_rarely(self) -> None:
+        """Leave syncing to checkpoints from now on, for work that costs nothing to repeat.
+
+        What was appended then survives the end of the process, but the last of it no power cut.
+        """
+        self._connection.execute("PRAGMA synchronous = NORMAL")
+
     def close(self) -> None:
         """Close the database; a second call does nothing."""
         self._connection.close()

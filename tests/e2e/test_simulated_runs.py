@@ -173,7 +173,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("at", [1, 4, 17, 28])
+@pytest.mark.parametrize("at", [1, 17, 28])
 def test_a_run_killed_at_an_event_resumes_to_the_same_bytes(project: Path, at: int) -> None:
     run = f"killed-{at}"
     command = [sys.executable, "-c", SLOWLY, str(at), "evolve", "blind.yaml", f"output_dir={run}"]
@@ -190,26 +190,22 @@ def test_a_run_killed_at_an_event_resumes_to_the_same_bytes(project: Path, at: i
     assert champion(project, run) == champion(project, "run")
 
 
-def test_a_run_killed_from_outside_at_any_moment_resumes_to_the_same_bytes(project: Path) -> None:
-    for moment in (0.0, 0.05):
-        run = f"shot-{moment}"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "coral", "evolve", "blind.yaml", f"output_dir={run}"],
-            cwd=project,
-            env=environment(project, "7"),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        database = project / run / "run.sqlite"
-        deadline = time.monotonic() + TIMEOUT
-        while not database.exists() and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(moment)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert coral(project, "resume", run).returncode == 0
-        assert trials(project, run) == trials(project)
-        shutil.rmtree(project / run)
+def test_a_run_killed_from_outside_resumes_to_the_same_bytes(project: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coral", "evolve", "blind.yaml", "output_dir=shot"],
+        cwd=project,
+        env=environment(project, "7"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    database = project / "shot" / "run.sqlite"
+    deadline = time.monotonic() + TIMEOUT
+    while not database.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert coral(project, "resume", "shot").returncode == 0
+    assert trials(project, "shot") == trials(project)
 
 
 def test_a_simulated_run_loads_no_torch(project: Path) -> None:

@@ -125,8 +125,9 @@ def test_a_calibration_finds_the_truth_behind_simulated_trials() -> None:
     others = simulated_recording(truth, trials=48, seed=7)
     held = recorded_trials([others])
     primary = {name: task.primary_metric for name, task in found.tasks.items()}
-    told = expected_quality(found, held)
-    assert kendall_tau(quality(held, primary, -1).tolist(), told.tolist()) > 0.6
+    seen = quality(held, primary, -1).tolist()
+    by_truth = kendall_tau(seen, expected_quality(truth, held).tolist())
+    assert kendall_tau(seen, expected_quality(found, held).tolist()) > by_truth - 0.1
 
 
 def simulated_recording(profile: Profile, trials: int, seed: int = 0) -> Recording:

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from coral.compose import RUNS, Backend, SilentObserver, Source, backend, claim, probe, run_in
+from coral.backends import Backend, backend
+from coral.compose import RUNS, SilentObserver, Source, claim, probe, run_in
 from coral.errors import RunError
 from coral.evaluate import job_of, work_of
 from coral.fidelity import PruneSettings, ladder_share

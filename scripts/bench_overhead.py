@@ -25,6 +25,7 @@ import numpy as np
 import optuna
 
 from coral import compose
+from coral.backends import simulated_world
 from coral.execution import InlineExecutor
 from coral.genome import Genome, SearchSpace
 from coral.loop import evolve
@@ -174,7 +175,7 @@ def main() -> None:
             generations=options.trials // options.population,
         ),
     )
-    trainer = SimulatedTrainer(compose.simulated_world(spec, discover([])))
+    trainer = SimulatedTrainer(simulated_world(spec, discover([])))
     sides: dict[str, Callable[[Stopwatch], None]] = {
         "coral": lambda watch: run_coral(spec, trainer, watch),
         "optuna nsga2": lambda watch: run_optuna(

@@ -66,7 +66,7 @@ BATCH_SIZE = 16
 SAMPLES = {"validation_examples": 1500}
 RANKS = (4, 8, 16, 32)
 LEARNING_RATES = (1e-3, 3e-3)
-CORAL = "coral.compose:build_trainer"
+CORAL = "coral.backends:build_trainer"
 HUGGING_FACE = f"{Path(__file__).stem}:build_hugging_face"
 READY = -1
 """Trial number under which a worker reports that it is warm."""

@@ -87,6 +87,7 @@ def test_naive_trains_every_genome_of_the_evolution_straight_to_the_last_budget(
     assert [(t.number, t.candidate.digest) for t in naive.trials] == [
         (t.number, t.candidate.digest) for t in bred.trials
     ]
+    assert {trial.candidate.generation for trial in naive.trials} == {0}
     for trial in naive.trials:
         (outcome,) = trial.outcomes
         batch_size = spec.plan_of(trial.candidate).schedule.batch_size
@@ -180,12 +181,20 @@ def test_an_interrupted_comparison_goes_on_to_the_same_trials(stopped: str, kept
     compared("cut")
     for name in ("multi-fidelity", "naive"):
         assert export_trials(Path("cut") / name) == export_trials(Path("whole") / name)
+        assert events_in(Path("cut") / name) == events_in(Path("whole") / name)
 
 
-def test_what_is_finished_is_not_run_again() -> None:
+def events_in(folder: Path) -> int:
+    with SqliteRunStore.read_only(folder) as store:
+        return len(list(store.events()))
+
+
+def test_what_is_finished_is_neither_trained_nor_handed_over_again() -> None:
     first = compared("here")
-    watcher = Stopper("naive", 0)
-    assert compared("here", watcher)["trials"] == first["trials"]
+    champions = [Path("here") / name / "champion" for name in ("multi-fidelity", "naive")]
+    before = [champion.stat().st_mtime_ns for champion in champions]
+    assert compared("here", Stopper("naive", 0)) == first
+    assert [champion.stat().st_mtime_ns for champion in champions] == before
 
 
 def test_a_comparison_of_other_settings_is_refused() -> None:

@@ -26,7 +26,7 @@ def test_a_lower_loss_outranks_a_higher_one() -> None:
 
 
 def test_a_genome_that_failed_is_below_all_others_however_far_it_came() -> None:
-    failed = replace(outcome(1), failure=Failure(kind="diverged", message="nan"))
+    failed = replace(outcome(1, auroc=0.95), failure=Failure(kind="diverged", message="nan"))
     assert standing([outcome(0, auroc=0.9), failed], AUROC) == FALLEN
     assert standing([outcome(0, auroc=math.nan)], AUROC) == FALLEN
     assert standing([outcome(0, log_loss=50.0)], LOSS) > FALLEN

@@ -1,4 +1,4 @@
-"""Profiles fitted to trials: real ones that are kept here, and simulated ones whose truth is known."""
+"""Profiles fitted to trials: real ones, and simulated ones whose truth is known."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from coral import compose
+from coral.backends import simulated_world
 from coral.calibration import calibrate_runs, read_recording
 from coral.errors import RunError
 from coral.execution import VirtualExecutor
@@ -137,7 +138,7 @@ def simulated_recording(profile: Profile, trials: int, seed: int = 0) -> Recordi
         {"mode": "simulate", "seed": str(seed)},
     )
     spec = config.spec.recording(trials)
-    world = compose.simulated_world(spec, discover([]))
+    world = simulated_world(spec, discover([]))
     assert world.profile.surface == profile.surface
     runs = MemoryRunStore()
     ports = Ports(

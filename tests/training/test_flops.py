@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coral.flops import adapter_parameters, step_cost
 from coral.plan import AdapterPlan, TrainingPlan
 from coral.ports import LinearModule
 from coral.training.base import BaseModel, load_base
 from coral.training.encoder import adapted
-from coral.flops import adapter_parameters, step_cost
 from tests.training.models import save_model
 
 DEPTH, WIDTH = 4, 16

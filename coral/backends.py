@@ -1,0 +1,237 @@
+"""Who trains: worker processes with the base model loaded, or a simulation of them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coral.errors import ConfigError, Fault
+from coral.execution import VirtualExecutor
+from coral.ports import (
+    CheckpointStore,
+    DataContext,
+    Executor,
+    Observer,
+    Progress,
+    Survey,
+)
+from coral.settings import ExecutionSettings, RunSpec
+from coral.simulation import (
+    Agreement,
+    Pull,
+    SimulatedTrainer,
+    TaskRequest,
+    WeightsInAddresses,
+    World,
+    find_profile,
+    measure_agreement,
+    read_profile,
+    read_task_profile,
+    simulated_survey,
+    task_profiles,
+)
+from coral.spec import targets_of
+from coral.storage import CachePaths, DirectoryCheckpointStore, cache_root
+from coral.tasks import Registry, discover
+
+if TYPE_CHECKING:
+    from coral.execution import PoolExecutor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """Who trains, and what it says of model and data.
+
+    Attributes:
+        cheap: what it does costs next to nothing to do again.
+    """
+
+    executor: Executor
+    survey: Survey
+    checkpoints: CheckpointStore
+    workers: int
+    cheap: bool = False
+
+
+@contextmanager
+def backend(spec: RunSpec, folders: Sequence[Path], observer: Observer) -> Iterator[Backend]:
+    """Lend running workers with the model loaded, or a simulation of them."""
+    if spec.simulated:
+        yield _simulation(spec, folders, observer)
+        return
+    devices = pick_devices(spec.execution)
+    with _workers(spec, folders, observer, devices) as executor:
+        yield Backend(
+            executor=executor,
+            survey=executor.survey(),
+            checkpoints=DirectoryCheckpointStore(CachePaths(cache_root()).checkpoints),
+            workers=len(devices),
+        )
+
+
+def build_trainer(
+    payload: Mapping[str, Any], *, device: str, report: Callable[[Progress], None]
+) -> Any:
+    """Build a worker's trainer; the base model and the data are loaded here.
+
+    Args:
+        payload: as ``trainer_payload`` makes it.
+    """
+    import torch
+
+    from coral.training.base import load_base
+    from coral.training.data import LoadedTask
+    from coral.training.trainer import LoraTrainer
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    cache = CachePaths(Path(payload["cache_root"]))
+    registry: Registry = discover([Path(folder) for folder in payload["plugin_folders"]])
+    tasks = {}
+    for name, options in payload["tasks"]:
+        task = registry.build(name, options)
+        tasks[name] = LoadedTask(task=task, data=task.load(DataContext(cache_dir=cache.tasks)))
+    base = load_base(
+        payload["base_model"], device=device, trust_remote_code=payload["trust_remote_code"]
+    )
+    return LoraTrainer(base, tasks, DirectoryCheckpointStore(cache.checkpoints), report)
+
+
+def trainer_payload(spec: RunSpec, folders: Sequence[Path]) -> dict[str, Any]:
+    """Return what ``build_trainer`` needs, as plain values."""
+    return {
+        "base_model": spec.base_model,
+        "tasks": [[task.name, dict(task.options)] for task in spec.tasks],
+        "plugin_folders": [str(folder) for folder in folders],
+        "cache_root": str(cache_root().resolve()),
+        "trust_remote_code": spec.execution.trust_remote_code,
+    }
+
+
+def pick_devices(settings: ExecutionSettings) -> list[str]:
+    """Return one device a worker: each GPU once, or ``cpu`` for each core.
+
+    GPUs are counted without importing torch, so that the parent process stays small.
+    """
+    gpus = [] if settings.device == "cpu" else _visible_gpus()
+    if settings.device == "cuda" and not gpus:
+        fault = Fault(
+            where="execution.device",
+            key="execution.device",
+            rule="cuda needs a GPU that this process can see; there is none",
+            remedy="Use `device: cpu` or `auto`.",
+        )
+        raise ConfigError([fault])
+    available = gpus or ["cpu"] * len(_cores())
+    if settings.workers == "auto":
+        return available
+    return [available[i % len(available)] for i in range(settings.workers)]
+
+
+def _visible_gpus() -> list[str]:
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is not None:
+        return [f"cuda:{i}" for i, name in enumerate(listed.split(",")) if name.strip("- ")]
+    return [f"cuda:{i}" for i in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
+
+
+def _cores() -> list[int]:
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def _workers(
+    spec: RunSpec, folders: Sequence[Path], observer: Observer, devices: Sequence[str]
+) -> PoolExecutor:
+    # Brings multiprocessing, which a simulation never needs.
+    from coral.execution import PoolExecutor
+
+    return PoolExecutor(
+        "coral.backends:build_trainer",
+        trainer_payload(spec, folders),
+        workers=len(devices),
+        devices=list(dict.fromkeys(devices)),
+        threads_per_worker=spec.execution.threads_per_worker,
+        trial_timeout_seconds=spec.execution.trial_timeout_seconds,
+        retries=spec.execution.retries,
+        on_progress=observer.on_progress,
+    )
+
+
+def _simulation(spec: RunSpec, folders: Sequence[Path], observer: Observer) -> Backend:
+    """Return virtual workers around a simulated trainer; nothing is loaded.
+
+    Raises:
+        ConfigError: the profile is missing or has faults.
+    """
+    world = simulated_world(spec, discover(folders))
+    pull = _agreement(spec, world)[1] if spec.simulation.agreement else None
+    # A config for GPUs is simulated without one.
+    virtual = len(pick_devices(replace(spec.execution, device="auto")))
+    trainer = SimulatedTrainer(world, pull)
+    return Backend(
+        executor=VirtualExecutor(
+            trainer, virtual, observer.on_progress, retries=spec.execution.retries
+        ),
+        survey=world.survey,
+        checkpoints=WeightsInAddresses(),
+        workers=virtual,
+        cheap=True,
+    )
+
+
+def _agreement(spec: RunSpec, world: World) -> tuple[Agreement, Pull]:
+    """Return how stages agree with the last, and the pull towards what the config wants."""
+    measured = measure_agreement(world, spec.space, spec.training_stages, spec.seed)
+    names = [stage.name for stage in spec.training_stages]
+    wanted = {names.index(name): tau for name, tau in spec.simulation.agreement.items()}
+    return measured, measured.pull(wanted)
+
+
+def expected_agreement(spec: RunSpec, folders: Sequence[Path]) -> dict[str, float | None]:
+    """Return the Kendall tau of each stage's ranking with the last one's, by its name.
+
+    Over the search space, without prune rules; None where nothing differs.
+    """
+    measured, pull = _agreement(spec, simulated_world(spec, discover(folders)))
+    found = [measured.tau(i, strength) for i, strength in enumerate(pull.strength[:-1])]
+    stages = spec.training_stages[:-1]
+    return {
+        stage.name: None if math.isnan(tau) else tau
+        for stage, tau in zip(stages, found, strict=True)
+    }
+
+
+def simulated_world(spec: RunSpec, registry: Registry) -> World:
+    """Return what the simulation of a run believes.
+
+    Raises:
+        ConfigError: the profile, or the one that a task's plugin ships, is missing or has faults.
+    """
+    profile = read_profile(find_profile(spec.simulation.profile))
+    requests = []
+    for settings in spec.tasks:
+        task = registry.build(settings.name, settings.options)
+        shipped = getattr(task, "simulation_profile", None)
+        requests.append(
+            TaskRequest(
+                name=task.name,
+                metrics=task.metrics,
+                primary_metric=task.primary_metric,
+                options=settings.options,
+                profile=None if shipped is None else read_task_profile(Path(shipped)),
+            )
+        )
+    tasks = task_profiles(profile, requests)
+    survey = simulated_survey(
+        profile,
+        tasks,
+        targets=targets_of(spec.space),
+        settings=asdict(spec.simulation),
+    )
+    return World(profile=replace(profile, tasks=tasks), survey=survey, settings=spec.simulation)

@@ -23,7 +23,7 @@ from coral.simulation.profile import (
     StageNoise,
     Surface,
 )
-from coral.simulation.readings import metric_of
+from coral.simulation.readings import examples_of, metric_of
 from coral.simulation.recorded import (
     RecordedTrial,
     Recording,
@@ -344,26 +344,42 @@ def fit_noise(
 ) -> Profile:
     """Split what the surface leaves over into the trial's own and the stage's own deviation.
 
-    A trial's own is what its last two stages have in common.
+    A trial's own is what its last two stages have in common; what the choice of validation
+    examples explains is neither.
     """
-    stacked = np.concatenate(list(_left_over(profile, trials)))
-    stacked = stacked - stacked.mean(axis=0)
-    count = stacked.shape[1]
-    last = stacked[:, -1]
-    common = float(np.mean(stacked[:, -2] * last)) if count > 1 else float(np.mean(last**2)) / 2
-    variance = min(max(0.0, common), float(np.mean(last**2)))
+    profile = _with_sampling(profile, recordings)
+    rest = _left_over(profile, trials)
+    rest = rest - rest.mean(axis=1, keepdims=True)
+    variance = np.mean(rest**2, axis=(0, 1)) - _sampling_variance(profile, trials)
+    count = len(variance)
+    common = float(np.mean(rest[:, :, -2] * rest[:, :, -1])) if count > 1 else variance[-1] / 2
+    own = float(np.clip(common, 0.0, max(0.0, variance[-1])))
     shares = np.array([[end / trial.ends[-1] for end in trial.ends] for trial in trials])
     stages = tuple(
         StageNoise(
             horizon_share=float(np.clip(shares[:, i].mean(), 1e-6, 1.0)),
-            deviation=math.sqrt(
-                max(SMALLEST_DEVIATION**2, float(np.mean(stacked[:, i] ** 2)) - variance)
-            ),
+            deviation=math.sqrt(max(SMALLEST_DEVIATION**2, variance[i] - own)),
         )
         for i in range(count)
     )
-    noise = replace(profile.noise, trial_deviation=math.sqrt(variance), stages=stages)
-    return _with_sampling(replace(profile, noise=noise), recordings)
+    noise = replace(profile.noise, trial_deviation=math.sqrt(own), stages=stages)
+    return replace(profile, noise=noise)
+
+
+def _sampling_variance(profile: Profile, trials: Sequence[RecordedTrial]) -> Array:
+    """Return the variance of log-errors that a genome's own sampling noise makes, by stage."""
+    seen = observed_log_errors(trials, primary_links(profile))
+    examples = [examples_of(profile.tasks, stage) for stage in trials[0].stages]
+    own = 1 - profile.noise.shared
+    variances = []
+    for name, (_, link) in primary_links(profile).items():
+        counts = np.array([by_task[name] for by_task in examples])
+        error = np.exp(seen[name])
+        spread = link.sampling_deviation**2 * own * error * (2 - error) / counts
+        # The metric's slope over the log-error turns one deviation into the other.
+        slope = link.gamma * (link.chance - link.best) * error**link.gamma
+        variances.append((spread / slope**2).mean(axis=0))
+    return np.asarray(np.mean(variances, axis=0))
 
 
 def _with_sampling(profile: Profile, recordings: Sequence[Recording]) -> Profile:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import pytest
 
@@ -252,3 +256,33 @@ def test_a_resumed_run_refuses_another_belief(project: Path) -> None:
     result = coral(project, "resume", "changed")
     assert result.returncode != 0
     assert "must be the one that it began with" in result.stderr
+
+
+def process_seconds(folder: Path, *arguments: str) -> float:
+    """Return the process time of a command, start-up included."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = coral(folder, *arguments)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert result.returncode == 0, result.stderr
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_the_simulated_quickstart_takes_less_than_a_second_and_a_half(tmp_path: Path) -> None:
+    coral(tmp_path, "version")  # compiles what was never imported
+    spent = [process_seconds(tmp_path, "evolve", "quickstart", "--simulate") for _ in range(3)]
+    assert min(spent) < 1.5
+
+
+def test_a_genome_takes_as_long_at_the_end_as_at_the_start(tmp_path: Path) -> None:
+    size = ("evolution.population_size=50", "evolution.generations=40", "output_dir=run")
+    assert coral(tmp_path, "evolve", "quickstart", "--simulate", *size).returncode == 0
+    with closing(sqlite3.connect(tmp_path / "run" / "run.sqlite")) as connection:
+        ends = [
+            end
+            for (end,) in connection.execute(
+                "SELECT recorded_at FROM events"
+                " WHERE kind = 'generation_finished' ORDER BY sequence"
+            )
+        ]
+    spans = [later - earlier for earlier, later in pairwise(ends)]
+    assert median(spans[-10:]) < 1.5 * median(spans[:10])

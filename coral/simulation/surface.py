@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -299,18 +300,22 @@ def remainder_of(remainder: Remainder | None, features: Features) -> Numbers:
     """Return the log-error that a remainder adds; 0 without one."""
     if remainder is None:
         return 0.0
-    x = [
-        (getattr(features, name) - middle) / spread
-        for name, middle, spread in zip(TRAITS, remainder.middle, remainder.spread, strict=True)
-    ]
-    pairs = [x[i] * x[j] for i in range(len(x)) for j in range(i, len(x))]
-    total = remainder.offset + sum(
-        weight * value
-        for weight, value in zip(
-            (*remainder.linear, *remainder.quadratic), (*x, *pairs), strict=True
-        )
-    )
+    linear, quadratic = _weights(remainder)
+    traits = np.array([getattr(features, name) for name in TRAITS])
+    shape = (len(TRAITS),) + (1,) * (traits.ndim - 1)
+    x = (traits - np.reshape(remainder.middle, shape)) / np.reshape(remainder.spread, shape)
+    total = remainder.offset + np.einsum("i...,i->...", x, linear)
+    total = total + np.einsum("i...,ij,j...->...", x, quadratic, x)
     return np.clip(total, -remainder.limit, remainder.limit)
+
+
+@cache
+def _weights(remainder: Remainder) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return a remainder's linear weights, and its quadratic ones as an upper triangle."""
+    count = len(remainder.linear)
+    quadratic = np.zeros((count, count))
+    quadratic[np.triu_indices(count)] = remainder.quadratic
+    return np.array(remainder.linear), quadratic
 
 
 def overfitting(surface: Surface, features: Features, epochs: Numbers) -> Numbers:

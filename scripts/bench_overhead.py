@@ -36,6 +36,8 @@ from coral.simulation import SimulatedTrainer, WeightsInAddresses
 from coral.storage import SqliteRunStore
 from coral.tasks import discover
 
+WORST = {"max": 0.0, "min": 1e12}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spent:
@@ -139,7 +141,7 @@ def suggest(trial: optuna.Trial, space: SearchSpace) -> Genome:
 
 
 def ask(spec: RunSpec, trainer: SimulatedTrainer, genome: Genome, number: int) -> list[float]:
-    """Return a genome's objectives after the only stage."""
+    """Return a genome's objectives after the only stage; the worst ones where it fails."""
     job = TrainingJob(
         key=str(number),
         trial=number,
@@ -149,6 +151,8 @@ def ask(spec: RunSpec, trainer: SimulatedTrainer, genome: Genome, number: int) -
         seed=spec.seed,
     )
     (outcome,) = trainer.train([job])
+    if outcome.failure is not None:
+        return [WORST[objective.direction] for objective in spec.objectives]
     return [outcome.metrics[objective.metric] for objective in spec.objectives]
 
 

@@ -11,14 +11,26 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coral.api import evolve, predict, record, resume, show
+    from coral.api import calibrate, compare, evolve, predict, record, resume, show
     from coral.errors import CoralError
 
     __version__: str
 
-__all__ = ["CoralError", "__version__", "evolve", "predict", "record", "resume", "show"]
+__all__ = [
+    "CoralError",
+    "__version__",
+    "calibrate",
+    "compare",
+    "evolve",
+    "predict",
+    "record",
+    "resume",
+    "show",
+]
 
 _HOMES = {
+    "calibrate": "coral.api",
+    "compare": "coral.api",
     "evolve": "coral.api",
     "predict": "coral.api",
     "record": "coral.api",

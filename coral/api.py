@@ -62,6 +62,42 @@ def record(
     return compose.start_run(loaded, source, observer or compose.SilentObserver())
 
 
+def calibrate(runs: Sequence[str | Path], output: str | Path) -> dict[str, Any]:
+    """Fit a simulation profile to recorded runs, write it, and return how far to trust it.
+
+    Raises:
+        RunError: a folder holds no run, there are too few trials, or the runs don't belong together.
+    """
+    from coral.calibration import calibrate_runs
+
+    return calibrate_runs([Path(run) for run in runs], Path(output))
+
+
+def compare(
+    config: str | Path = "quickstart",
+    *,
+    population: int = 8,
+    generations: int = 5,
+    folder: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    plugins: Sequence[str | Path] = (),
+    simulate: bool = False,
+) -> dict[str, Any]:
+    """Run one population simulated, naively in full, and over the ladder; return the comparison.
+
+    Args:
+        population, generations: go before the config's; ``overrides`` go before them.
+        folder: of the comparison; one that was interrupted goes on.
+        config, overrides, plugins, simulate: as for ``evolve``, whose errors it raises.
+    """
+    from coral import comparison
+
+    size = {"evolution.population_size": population, "evolution.generations": generations}
+    loaded, source = _load(config, size | dict(overrides or {}), plugins, simulate=simulate)
+    target = None if folder is None else Path(folder)
+    return comparison.compare(loaded, source, comparison.SilentWatcher(), target)
+
+
 def _load(
     config: str | Path,
     overrides: Mapping[str, Any] | None,

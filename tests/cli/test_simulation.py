@@ -286,3 +286,33 @@ def test_a_simulated_run_loads_no_torch(here: Path) -> None:
         check=True,
     )
     assert done.stdout == "\n"
+
+
+def test_a_profile_is_calibrated_and_used_from_python_as_from_the_terminal(here: Path) -> None:
+    run = coral.record("tiny.yaml", trials=24, simulate=True)["run"]
+    facts = coral.calibrate([run], "fitted.yaml")
+    assert facts["fitted_to"] == "simulated"
+    assert facts["goodness"]["recorded_trials"] == 24
+    told = CliRunner().invoke(app, ["calibrate", run, "-o", "again.yaml"])
+    assert told.exit_code == 0, told.output
+    assert "fitted to 24 simulated trials" in told.output
+    assert Path("again.yaml").read_text() == Path("fitted.yaml").read_text().replace(
+        "name: fitted", "name: again"
+    )
+    evolved = coral.evolve(
+        "tiny.yaml", overrides={"simulation.profile": "fitted.yaml"}, simulate=True
+    )
+    assert evolved["simulation"]["profile"] == "fitted.yaml"
+
+
+def test_a_calibration_with_too_few_trials_is_refused_with_exit_code_2(here: Path) -> None:
+    run = coral.record("tiny.yaml", trials=4, simulate=True)["run"]
+    told = CliRunner().invoke(app, ["calibrate", run, "-o", "few.yaml"])
+    assert told.exit_code == 2
+    assert "needs at least 24 trials" in told.output
+    assert not Path("few.yaml").exists()
+
+
+def test_a_comparison_from_python_holds_three_ways(here: Path) -> None:
+    facts = coral.compare("tiny.yaml", population=4, generations=2, simulate=True)
+    assert [way["way"] for way in facts["ways"]] == ["simulation", "multi-fidelity", "naive"]

@@ -66,7 +66,7 @@ def calibrate(runs: Sequence[str | Path], output: str | Path) -> dict[str, Any]:
     """Fit a simulation profile to recorded runs, write it, and return how far to trust it.
 
     Raises:
-        RunError: a folder holds no run, there are too few trials, or the runs don't belong together.
+        RunError: a folder holds no run, there are too few trials, or runs don't belong together.
     """
     from coral.calibration import calibrate_runs
 

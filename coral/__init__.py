@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from coral.api import calibrate, compare, evolve, predict, record, resume, show
+    from coral.api import calibrate, compare, evolve, gc, lineage, predict, record, resume, show
     from coral.errors import CoralError
 
     __version__: str
@@ -22,6 +22,8 @@ __all__ = [
     "calibrate",
     "compare",
     "evolve",
+    "gc",
+    "lineage",
     "predict",
     "record",
     "resume",
@@ -32,6 +34,8 @@ _HOMES = {
     "calibrate": "coral.api",
     "compare": "coral.api",
     "evolve": "coral.api",
+    "gc": "coral.api",
+    "lineage": "coral.api",
     "predict": "coral.api",
     "record": "coral.api",
     "resume": "coral.api",

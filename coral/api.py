@@ -19,6 +19,7 @@ def evolve(
     overrides: Mapping[str, Any] | None = None,
     plugins: Sequence[str | Path] = (),
     simulate: bool = False,
+    force_fresh: bool = False,
     observer: Observer | None = None,
 ) -> dict[str, Any]:
     """Evolve a config from the start and return the run's facts.
@@ -30,13 +31,15 @@ def evolve(
         overrides: dotted key to value, such as ``{"evolution.generations": 5}``.
         plugins: folders of task plugins.
         simulate: ask a response surface instead of training; the facts say so.
+        force_fresh: look at no checkpoint there is; the run keeps its own in a place apart.
 
     Raises:
         ConfigError: the config has faults.
         NoSurvivorsError: no trial of the first generation survived.
     """
     loaded, source = _load(config, overrides, plugins, simulate=simulate)
-    return compose.start_run(loaded, source, observer or compose.SilentObserver())
+    watching = observer or compose.SilentObserver()
+    return compose.start_run(loaded, source, watching, force_fresh=force_fresh)
 
 
 def record(
@@ -115,15 +118,41 @@ def _load(
 
 
 def resume(
-    run: str | Path, *, generations: int | None = None, observer: Observer | None = None
+    run: str | Path,
+    *,
+    generations: int | None = None,
+    force_fresh: bool = False,
+    observer: Observer | None = None,
 ) -> dict[str, Any]:
     """Go on with a run and return its facts; ``generations`` adds that many.
+
+    Args:
+        force_fresh: look at no checkpoint there is; what is needed is trained again, and kept in a
+            place apart from now on.
 
     Raises:
         RunError: the folder holds no run that can go on.
         RunLockedError: another process works on it.
     """
-    return compose.resume_run(Path(run), observer or compose.SilentObserver(), generations)
+    watching = observer or compose.SilentObserver()
+    return compose.resume_run(Path(run), watching, generations, force_fresh=force_fresh)
+
+
+def gc(run: str | Path, *, limit: int | None = None, dry_run: bool = False) -> dict[str, Any]:
+    """Remove a run's checkpoints that nobody needs any more; return what went and what stays.
+
+    Args:
+        limit: bytes that may stay; None removes what the run has no use for, and nothing else.
+        dry_run: only tell.
+
+    Raises:
+        RunError: the folder holds no run.
+        RunLockedError: another process works on it.
+        CheckpointError: the cache can't be reached.
+    """
+    from coral.collection import collect
+
+    return collect(Path(run), limit=limit, dry_run=dry_run)
 
 
 def show(run: str | Path) -> dict[str, Any]:
@@ -133,6 +162,18 @@ def show(run: str | Path) -> dict[str, Any]:
         RunError: the folder holds no run.
     """
     return stored_run.read_run(Path(run))
+
+
+def lineage(run: str | Path, trial: int | str | None = None) -> dict[str, Any]:
+    """Return what went into a trial's weights, and the schedule that they really saw.
+
+    Args:
+        trial: its number, or how its digest begins; None for the champion.
+
+    Raises:
+        RunError: the folder holds no run, or there is no such trial, or more than one.
+    """
+    return stored_run.read_lineage(Path(run), None if trial is None else str(trial))
 
 
 def predict(run: str | Path, texts: Sequence[str]) -> list[dict[str, dict[str, float]]]:

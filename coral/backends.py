@@ -36,11 +36,15 @@ from coral.simulation import (
     task_profiles,
 )
 from coral.spec import targets_of
-from coral.storage import CachePaths, DirectoryCheckpointStore, cache_root
+from coral.storage import CachePaths, FsspecCheckpointStore, cache_location
 from coral.tasks import Registry, discover
 
 if TYPE_CHECKING:
     from coral.execution import PoolExecutor
+
+
+FRESH = "fresh"
+"""Key in a run's meta of the place where it keeps checkpoints of its own, if it does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,19 +63,37 @@ class Backend:
 
 
 @contextmanager
-def backend(spec: RunSpec, folders: Sequence[Path], observer: Observer) -> Iterator[Backend]:
-    """Lend running workers with the model loaded, or a simulation of them."""
+def backend(
+    spec: RunSpec, folders: Sequence[Path], observer: Observer, fresh: str = ""
+) -> Iterator[Backend]:
+    """Lend running workers with the model loaded, or a simulation of them.
+
+    Args:
+        fresh: as in ``checkpoints_at``.
+    """
     if spec.simulated:
         yield _simulation(spec, folders, observer)
         return
+    checkpoints = FsspecCheckpointStore(checkpoints_at(spec, fresh))
     devices = pick_devices(spec.execution)
-    with _workers(spec, folders, observer, devices) as executor:
+    with _workers(spec, folders, observer, devices, fresh) as executor:
         yield Backend(
             executor=executor,
             survey=executor.survey(),
-            checkpoints=DirectoryCheckpointStore(CachePaths(cache_root()).checkpoints),
+            checkpoints=checkpoints,
             workers=len(devices),
         )
+
+
+def checkpoints_at(spec: RunSpec, fresh: str = "") -> str:
+    """Return the location of a run's checkpoints.
+
+    Args:
+        fresh: name of the place where the run keeps its own, apart from all others; empty for the
+            one that runs share.
+    """
+    cache = cache_location(spec.cache)
+    return cache.fresh(fresh) if fresh else cache.checkpoints
 
 
 def build_trainer(
@@ -89,7 +111,7 @@ def build_trainer(
     from coral.training.trainer import LoraTrainer
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    cache = CachePaths(Path(payload["cache_root"]))
+    cache = CachePaths(payload["cache_root"])
     registry: Registry = discover([Path(folder) for folder in payload["plugin_folders"]])
     tasks = {}
     for name, options in payload["tasks"]:
@@ -98,16 +120,21 @@ def build_trainer(
     base = load_base(
         payload["base_model"], device=device, trust_remote_code=payload["trust_remote_code"]
     )
-    return LoraTrainer(base, tasks, DirectoryCheckpointStore(cache.checkpoints), report)
+    return LoraTrainer(base, tasks, FsspecCheckpointStore(payload["checkpoints"]), report)
 
 
-def trainer_payload(spec: RunSpec, folders: Sequence[Path]) -> dict[str, Any]:
-    """Return what ``build_trainer`` needs, as plain values."""
+def trainer_payload(spec: RunSpec, folders: Sequence[Path], fresh: str = "") -> dict[str, Any]:
+    """Return what ``build_trainer`` needs, as plain values.
+
+    Args:
+        fresh: as in ``checkpoints_at``.
+    """
     return {
         "base_model": spec.base_model,
         "tasks": [[task.name, dict(task.options)] for task in spec.tasks],
         "plugin_folders": [str(folder) for folder in folders],
-        "cache_root": str(cache_root().resolve()),
+        "cache_root": cache_location(spec.cache).root,
+        "checkpoints": checkpoints_at(spec, fresh),
         "trust_remote_code": spec.execution.trust_remote_code,
     }
 
@@ -146,14 +173,18 @@ def _cores() -> list[int]:
 
 
 def _workers(
-    spec: RunSpec, folders: Sequence[Path], observer: Observer, devices: Sequence[str]
+    spec: RunSpec,
+    folders: Sequence[Path],
+    observer: Observer,
+    devices: Sequence[str],
+    fresh: str,
 ) -> PoolExecutor:
     # Brings multiprocessing, which a simulation never needs.
     from coral.execution import PoolExecutor
 
     return PoolExecutor(
         "coral.backends:build_trainer",
-        trainer_payload(spec, folders),
+        trainer_payload(spec, folders, fresh),
         workers=len(devices),
         devices=list(dict.fromkeys(devices)),
         threads_per_worker=spec.execution.threads_per_worker,
@@ -234,4 +265,9 @@ def simulated_world(spec: RunSpec, registry: Registry) -> World:
         targets=targets_of(spec.space),
         settings=asdict(spec.simulation),
     )
-    return World(profile=replace(profile, tasks=tasks), survey=survey, settings=spec.simulation)
+    return World(
+        profile=replace(profile, tasks=tasks),
+        survey=survey,
+        settings=spec.simulation,
+        seed=spec.seed,
+    )

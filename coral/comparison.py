@@ -16,7 +16,7 @@ from typing import Protocol
 from coral.backends import Backend, backend
 from coral.compose import RUNS, SilentObserver, Source, claim, probe, run_in
 from coral.errors import RunError
-from coral.evaluate import job_of, work_of
+from coral.evolution import EvolutionState
 from coral.fidelity import PruneSettings, ladder_share
 from coral.ports import Observer
 from coral.records import Candidate, Outcome
@@ -25,6 +25,7 @@ from coral.reporting.comparison import WayName
 from coral.settings import BudgetSettings, RunSpec
 from coral.spec import LoadedConfig, check_survey
 from coral.storage import RunPaths, run_lock, write_text_durably
+from coral.work import job_of, work_of
 
 RESULT = "comparison.json"
 """Name of the facts' file in a comparison's folder."""
@@ -67,7 +68,7 @@ def compare(
         RunError: the folder holds something else, or a comparison of other settings.
         RunLockedError: another process works on it.
     """
-    spec, folders = config.spec, source.folders
+    spec, folders = config.spec.without_inheritance(), source.folders
     with ExitStack() as stack:
         used = stack.enter_context(backend(spec, folders, watcher))
         check_survey(config, used.survey)
@@ -141,9 +142,7 @@ def naive_spec(spec: RunSpec, genomes: int) -> RunSpec:
     return replace(
         spec,
         name=f"{spec.name}-naive",
-        evolution=replace(
-            spec.evolution, population_size=max(2, genomes), generations=1, warm_start=False
-        ),
+        evolution=replace(spec.evolution, population_size=max(2, genomes), generations=1),
         training_stages=spec.training_stages[-1:],
         prune=PruneSettings(rules=(), audit_fraction=0.0),
         budget=BudgetSettings(),
@@ -164,8 +163,9 @@ def simulate(genomes: Genomes, spec: RunSpec, plugin_folders: Sequence[Path]) ->
     """Return what the simulator makes of genomes under a one-stage spec, in their order."""
     simulated = replace(spec, mode="simulate")
     with backend(simulated, plugin_folders, SilentObserver()) as used:
-        works = [work_of(genome, (), simulated, used.survey) for genome in genomes]
-        jobs = [job_of(work, 0, simulated, resume_from=None) for work in works]
+        state = EvolutionState(train_examples=used.survey.train_examples)
+        works = [work_of(genome, state, simulated, used.survey) for genome in genomes]
+        jobs = [job_of(work, 0, simulated) for work in works]
         outcomes = {outcome.key: outcome for outcome in used.executor.run(jobs)}
     return [outcomes[job.key] for job in jobs]
 

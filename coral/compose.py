@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coral import __version__
-from coral.backends import Backend, backend, expected_agreement
+from coral.backends import FRESH, Backend, backend, expected_agreement
 from coral.bundled import bundled_folder
 from coral.deliver import deliver
 from coral.errors import ConfigError, Fault, RunError
@@ -25,12 +26,14 @@ from coral.ports import (
 )
 from coral.records import Candidate, GenerationStarted, Outcome
 from coral.reporting import Facts, forecast, probe_ladder
+from coral.retention import RememberedSizes
 from coral.settings import FaultRates, RunSpec
 from coral.simulation import find_profile
 from coral.spec import LoadedConfig, check_survey, dump_spec, load_config
 from coral.storage import (
     RunPaths,
     SqliteRunStore,
+    cache_location,
     next_free,
     run_lock,
     write_text_durably,
@@ -48,6 +51,8 @@ class SilentObserver:
     def on_event(self, event: Any, state: Any) -> None: ...
 
     def on_progress(self, progress: Progress) -> None: ...
+
+    def on_notice(self, topic: str, text: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +104,21 @@ def load(source: Source, overrides: Mapping[str, str]) -> LoadedConfig:
         ConfigError: with every fault at once.
     """
     config = load_config(source.path, discover(source.folders), overrides)
+    _require_cache(config)
     if config.spec.simulated:
         _require_profile(config)
     return config
+
+
+def _require_cache(config: LoadedConfig) -> None:
+    """Say in which line a config names a cache that can't be one, before anything stores it."""
+    try:
+        cache_location(config.spec.cache)
+    except ConfigError as error:
+        where = config.document.where(("cache",))
+        raise ConfigError(
+            [replace(f, where=where) if f.key == "cache" else f for f in error.faults]
+        ) from error
 
 
 def _require_profile(config: LoadedConfig) -> None:
@@ -113,21 +130,33 @@ def _require_profile(config: LoadedConfig) -> None:
         raise ConfigError([replace(fault, where=where) for fault in error.faults]) from error
 
 
-def start_run(config: LoadedConfig, source: Source, observer: Observer) -> Facts:
+def start_run(
+    config: LoadedConfig, source: Source, observer: Observer, *, force_fresh: bool = False
+) -> Facts:
     """Evolve a config from the start, in a folder of its own.
+
+    Args:
+        force_fresh: look at no checkpoint there is; the run keeps its own in a place apart.
 
     Raises:
         CoralError: see ``coral.errors``.
     """
-    spec = config.spec
+    spec, fresh = config.spec, _new_place() if force_fresh else ""
     with ExitStack() as stack:
-        used = stack.enter_context(backend(spec, source.folders, observer))
+        used = stack.enter_context(backend(spec, source.folders, observer, fresh))
         check_survey(config, used.survey)
         name = f"{spec.name}-simulated" if spec.simulated else spec.name
         folder = claim(Path(spec.output_dir) if spec.output_dir else RUNS / name)
         spec = replace(spec, output_dir=str(folder))
         stack.enter_context(run_lock(folder))
-        return _go_on(_begun(folder, spec, source.folders, used.survey, stack), used, observer)
+        run = _begun(folder, spec, source.folders, used.survey, stack)
+        if force_fresh:
+            run.store.set_meta(FRESH, fresh)
+        return _go_on(run, used, observer)
+
+
+def _new_place() -> str:
+    return secrets.token_hex(4)
 
 
 def _begun(
@@ -235,6 +264,7 @@ def probe(spec: RunSpec, used: Backend) -> list[Outcome]:
         for i in range(used.workers)
     ]
     probes = list(used.executor.run(jobs))
+    used.checkpoints.discard({probe.checkpoint for probe in probes if probe.checkpoint})
     for failure in (probe.failure for probe in probes):
         if failure is not None:
             raise RunError(
@@ -264,8 +294,18 @@ def claim(folder: Path) -> Path:
             ) from error
 
 
-def resume_run(folder: Path, observer: Observer, generations: int | None = None) -> Facts:
+def resume_run(
+    folder: Path,
+    observer: Observer,
+    generations: int | None = None,
+    *,
+    force_fresh: bool = False,
+) -> Facts:
     """Go on with a run where it was; with ``generations``, up to that many more.
+
+    Args:
+        force_fresh: look at no checkpoint there is, from now on: what is needed is trained again,
+            and kept in a place apart.
 
     Raises:
         RunLockedError: another process works on it.
@@ -280,8 +320,11 @@ def resume_run(folder: Path, observer: Observer, generations: int | None = None)
             total = run.state().generation + generations
             store.set_meta("generations", str(total))
             run = open_run(folder, store)
-        used = stack.enter_context(backend(run.spec, run.plugin_folders, observer))
+        fresh = _new_place() if force_fresh else store.meta().get(FRESH, "")
+        used = stack.enter_context(backend(run.spec, run.plugin_folders, observer, fresh))
         _require_same(run, used.survey)
+        if force_fresh:
+            store.set_meta(FRESH, fresh)
         return _go_on(run, used, observer)
 
 
@@ -309,9 +352,10 @@ def _go_on(run: OpenRun, used: Backend, observer: Observer) -> Facts:
     ports = Ports(
         executor=used.executor,
         runs=run.store,
-        checkpoints=used.checkpoints,
+        checkpoints=RememberedSizes(used.checkpoints),
         observer=observer,
         survey=run.survey,
+        workers=used.workers,
     )
     state = evolve(run.spec, ports)
     deliver(state, run.spec, ports, RunPaths(run.folder))

@@ -2,90 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 
-from coral.evolution import EvolutionState, advance, earned_outcome, promoted
+from coral.evolution import (
+    EXPLOITED,
+    EvolutionState,
+    advance,
+    exchanges,
+    promoted,
+)
 from coral.fidelity import Contender, judge, ladder_steps
-from coral.plan import TrainingPlan, digest_of
 from coral.ports import Ports, Survey, TrainingJob
 from coral.records import (
-    Candidate,
+    CandidatesJoined,
     Event,
     GenerationFinished,
-    Objective,
     Outcome,
     StageFinished,
-    Trial,
     Verdict,
 )
+from coral.retention import give_up, make_room
 from coral.settings import RunSpec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """What one candidate trains, and the names of its results.
-
-    Attributes:
-        keys: by stage; equal keys give equal results.
-        inherits: addresses of its parents' weights, the better parent first.
-    """
-
-    candidate: Candidate
-    plan: TrainingPlan
-    keys: tuple[str, ...]
-    inherits: tuple[str, ...] = ()
-
-
-def work_of(candidate: Candidate, trials: Sequence[Trial], spec: RunSpec, survey: Survey) -> Work:
-    """Return a candidate's work.
-
-    Args:
-        trials: finished trials by number; warm starts take the parents' weights from them.
-    """
-    plan = spec.plan_of(candidate)
-    parents = _inherited(candidate, trials, spec)
-    own = {
-        "plan": digest_of(plan),
-        "horizon": float(spec.training_stages[-1].epoch_budget),
-        "seed": spec.seed,
-        "data": survey.data_digest,
-        "model": survey.model_digest,
-        **({"inherits": [outcome.key for outcome in parents]} if parents else {}),
-    }
-    rungs = [
-        [
-            float(value)
-            for value in (rung.epoch_budget, rung.data_percentage, rung.evaluation_percentage)
-        ]
-        for rung in spec.training_stages
-    ]
-    return Work(
-        candidate=candidate,
-        plan=plan,
-        keys=tuple(digest_of({**own, "ladder": rungs[: stage + 1]}) for stage in range(len(rungs))),
-        inherits=tuple(outcome.checkpoint for outcome in parents if outcome.checkpoint),
-    )
-
-
-def _inherited(candidate: Candidate, trials: Sequence[Trial], spec: RunSpec) -> list[Outcome]:
-    """Return the outcomes whose weights a candidate starts from, the better one first.
-
-    They are those that made its parents parents: what an audit or the final confirmation trained
-    beyond them is no part of the search.
-    """
-    if not spec.evolution.warm_start:
-        return []
-    parents = [earned_outcome(trials[number]) for number in candidate.lineage.parents]
-    outcomes = [outcome for outcome in parents if outcome is not None]
-    return sorted(outcomes, key=lambda outcome: _rank(outcome, spec.objectives[0]))
-
-
-def _rank(outcome: Outcome, primary: Objective) -> tuple[int, float]:
-    """Return what orders outcomes of several stages, the best first."""
-    value = outcome.metrics[primary.metric]
-    return -outcome.stage, -value if primary.direction == "max" else value
+from coral.work import Work, job_of, run, work_of
 
 
 def record(state: EvolutionState, event: Event, spec: RunSpec, ports: Ports) -> EvolutionState:
@@ -93,6 +32,7 @@ def record(state: EvolutionState, event: Event, spec: RunSpec, ports: Ports) -> 
     ports.runs.append(event)
     state = advance(state, event, spec)
     ports.observer.on_event(event, state)
+    make_room(state, spec, ports)
     return state
 
 
@@ -102,18 +42,19 @@ def evaluate(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionSta
     Work whose outcome the state already holds is not done again, so a resumed generation goes on
     within the stage where it was.
     """
-    verdicts: dict[int, Verdict | None] = {candidate.number: None for candidate in state.candidates}
-    climbing = [work_of(c, state.trials, spec, ports.survey) for c in state.candidates]
+    verdicts: dict[int, Verdict | None] = {}
+    climbing: list[Work] = []
     for stage in range(len(spec.training_stages)):
+        joining = [c for c in state.candidates if c.entry == stage]
+        verdicts |= {candidate.number: None for candidate in joining}
+        climbing += [work_of(c, state, spec, ports.survey) for c in joining]
+        climbing.sort(key=lambda work: work.candidate.number)
+        if not climbing:
+            continue
         state = _train_stage(state, climbing, stage, spec, ports)
         decisions = judge(
             [
-                Contender(
-                    trial=work.candidate.number,
-                    outcome=state.outcomes[work.keys[stage]][1],
-                    verdict=verdicts[work.candidate.number],
-                    exempt=work.candidate.lineage.operator == "reference",
-                )
+                _contender(work, stage, state, verdicts[work.candidate.number], ports.survey)
                 for work in climbing
             ],
             spec.training_stages,
@@ -125,13 +66,70 @@ def evaluate(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionSta
         for work, decision in zip(climbing, decisions, strict=True):
             verdicts[work.candidate.number] = decision.verdict
         climbing = [w for w, decision in zip(climbing, decisions, strict=True) if decision.climbs]
-        if not climbing:
-            break
-    reached = tuple(verdict for verdict in verdicts.values() if verdict is not None)
-    event = GenerationFinished(generation=state.generation, verdicts=reached)
+        if stage < spec.last_stage:
+            state, given_up = _exploit(climbing, stage, verdicts, state, spec, ports)
+            verdicts |= given_up
+            climbing = [work for work in climbing if work.candidate.number not in given_up]
+    reached = tuple(verdicts[candidate.number] for candidate in state.candidates)
+    event = GenerationFinished(
+        generation=state.generation,
+        verdicts=tuple(verdict for verdict in reached if verdict is not None),
+    )
     # Before the event, or a run killed in between would keep them for ever.
-    ports.checkpoints.discard(_superseded(state))
+    give_up(_superseded(state, verdicts), ports)
     return record(state, event, spec, ports)
+
+
+def _contender(
+    work: Work, stage: int, state: EvolutionState, verdict: Verdict | None, survey: Survey
+) -> Contender:
+    outcome = state.outcomes[work.keys[stage]][1]
+    batch_size = work.plan.schedule.batch_size
+    cold = ladder_steps(work.stages, survey.train_examples, batch_size)[stage]
+    return Contender(
+        trial=work.candidate.number,
+        outcome=outcome,
+        verdict=verdict,
+        exempt=work.candidate.lineage.operator == "reference",
+        experience=outcome.cumulative_steps / cold if work.inherits else 1.0,
+    )
+
+
+def _exploit(
+    climbing: Sequence[Work],
+    stage: int,
+    verdicts: Mapping[int, Verdict | None],
+    state: EvolutionState,
+    spec: RunSpec,
+    ports: Ports,
+) -> tuple[EvolutionState, dict[int, Verdict | None]]:
+    """Let mutated copies of the best take the places of the worst; return who gave theirs."""
+    able = [
+        work
+        for work in climbing
+        if verdicts[work.candidate.number] is None
+        and work.candidate.lineage.operator != "reference"
+    ]
+    outcomes = [state.outcomes[work.keys[stage]][1] for work in able]
+    order = promoted(outcomes, len(able), spec.objectives)
+    made = exchanges([able[i].candidate for i in order], stage, state, spec)
+    known = {candidate.number for candidate in state.candidates}
+    new = [item for item in made if item.candidate.number not in known]
+    if new:
+        event = CandidatesJoined(
+            candidates=tuple(item.candidate for item in new),
+            replaced=tuple(item.loser for item in new),
+        )
+        state = record(state, event, spec, ports)
+    return state, {
+        item.loser: Verdict(
+            status="pruned",
+            stage=stage,
+            rule=EXPLOITED,
+            reason=f"gave its place to trial {item.candidate.number}",
+        )
+        for item in made
+    }
 
 
 def _train_stage(
@@ -149,29 +147,15 @@ def _train_stage(
     ]
     numbers = {job.key: job.trial for job in jobs}
     jobs.sort(key=lambda job: (-_expected_cost(job, ports.survey), job.trial))
-    for outcome in ports.executor.run(jobs):
+    for outcome in run(jobs, state, spec, ports):
         event = StageFinished(trial=numbers[outcome.key], outcome=outcome)
         state = record(state, event, spec, ports)
     return state
 
 
 def _checkpoint(work: Work, stage: int, state: EvolutionState) -> str | None:
-    return state.outcomes[work.keys[stage]][1].checkpoint if stage >= 0 else None
-
-
-def job_of(work: Work, stage: int, spec: RunSpec, resume_from: str | None) -> TrainingJob:
-    """Return the job that brings a candidate to the end of a stage."""
-    return TrainingJob(
-        key=work.keys[stage],
-        trial=work.candidate.number,
-        plan=work.plan,
-        stage=stage,
-        stages=spec.training_stages,
-        seed=spec.seed,
-        resume_from=resume_from,
-        inherits=work.inherits,
-        micro_batch_size=spec.execution.micro_batch_size,
-    )
+    known = state.outcomes.get(work.keys[stage]) if stage >= 0 else None
+    return known[1].checkpoint if known else None
 
 
 def _expected_cost(job: TrainingJob, survey: Survey) -> float:
@@ -181,16 +165,24 @@ def _expected_cost(job: TrainingJob, survey: Survey) -> float:
     return (ends[job.stage + 1] - ends[job.stage]) * (batch_size + 2)
 
 
-def _superseded(state: EvolutionState) -> list[str]:
-    """Return the generation's checkpoints that the same trial's later stage has replaced."""
-    scored = sorted(
-        ((trial, outcome) for trial, outcome in state.outcomes.values() if not outcome.failure),
-        key=lambda pair: pair[1].stage,
-    )
-    latest = {trial: outcome.checkpoint for trial, outcome in scored}
-    kept = {*latest.values()}
+def _superseded(state: EvolutionState, verdicts: Mapping[int, Verdict | None]) -> list[str]:
+    """Return the generation's checkpoints that nobody starts from any more.
+
+    Of each trial two may be kept: its latest, and the one that it is worth as a parent.
+    """
+    latest: dict[int, Outcome] = {}
+    kept: set[str | None] = set()
+    for trial, outcome in state.outcomes.values():
+        if outcome.failure is not None:
+            continue
+        if trial not in latest or latest[trial].stage < outcome.stage:
+            latest[trial] = outcome
+        verdict = verdicts[trial]
+        if verdict is not None and verdict.stage == outcome.stage:
+            kept.add(outcome.checkpoint)
+    kept |= {outcome.checkpoint for outcome in latest.values()}
     return [
         outcome.checkpoint
-        for _, outcome in scored
+        for _, outcome in state.outcomes.values()
         if outcome.checkpoint and outcome.checkpoint not in kept
     ]

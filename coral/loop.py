@@ -7,16 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from coral.confirmation import confirm
 from coral.errors import NoSurvivorsError
-from coral.evaluate import evaluate, job_of, record, work_of
+from coral.evaluate import evaluate, record
 from coral.evolution import EvolutionState, breed, replay
-from coral.ports import Ports, Survey, TrainingJob
-from coral.records import GenerationStarted, RunConfirmed
-from coral.rng import derive_seed
+from coral.harvest import harvest
+from coral.ports import Ports
+from coral.records import GenerationStarted
 from coral.settings import RunSpec
-
-REFERENCE = 0
-"""Number of the trial that runs the default recipe."""
 
 
 def evolve(
@@ -30,8 +28,11 @@ def evolve(
     started = clock()
     state = replay(ports.runs.events(), spec, ports.survey.train_examples)
     try:
-        while not exhausted(state, spec, clock() - started):
+        while True:
             require_survivors(state)
+            state = harvest(state, spec, ports)
+            if exhausted(state, spec, clock() - started):
+                break
             if not state.candidates:
                 candidates = breed(state, spec)
                 if not candidates:
@@ -44,8 +45,8 @@ def evolve(
             gc.freeze()
     finally:
         gc.unfreeze()
-    require_survivors(state)
-    return state if state.confirmation else confirm(state, spec, ports)
+    done = state.confirmation is not None and state.confirmation.contestants
+    return state if done else confirm(state, spec, ports)
 
 
 def exhausted(state: EvolutionState, spec: RunSpec, elapsed_seconds: float) -> bool:
@@ -80,29 +81,3 @@ def require_survivors(state: EvolutionState) -> None:
         f" First one: {example}\nLower the upper bound of learning_rate, loosen the prune rules,"
         " or look at the tracebacks with `coral show RUN --failures`."
     )
-
-
-def confirm(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionState:
-    """Score the champion and the reference, trained to the full budget, once on the test split.
-
-    The champion is the best on validation at the highest stage; the test split had no part in that.
-    """
-    assert state.champion is not None
-    reference = REFERENCE if state.trials[REFERENCE].best_stage == spec.last_stage else None
-    numbers = dict.fromkeys(n for n in (state.champion, reference) if n is not None)
-    finalists = [finalist(number, state, spec, ports.survey) for number in numbers]
-    scores = ports.executor.score(finalists, derive_seed(spec.seed, "bootstrap"))
-    event = RunConfirmed(champion=state.champion, reference=reference, scores=scores)
-    return record(state, event, spec, ports)
-
-
-def finalist(number: int, state: EvolutionState, spec: RunSpec, survey: Survey) -> TrainingJob:
-    """Return the job that stands for a trial's final weights.
-
-    It starts from its own last checkpoint, so nothing is left to train, unless the cache was
-    emptied: then the same batches make the same weights again.
-    """
-    trial = state.trials[number]
-    last = trial.scored[-1]
-    work = work_of(trial.candidate, state.trials, spec, survey)
-    return job_of(work, last.stage, spec, resume_from=last.checkpoint)

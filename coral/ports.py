@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from coral.fidelity.stages import Stage
 from coral.plan import TrainingPlan
-from coral.records import Direction, Event, Outcome, TestScore
+from coral.records import Derivation, Direction, Event, Outcome, TestScore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +83,25 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Inherited:
+    """Weights that a job starts from, or that it puts together.
+
+    Attributes:
+        trial: whose they are.
+        stage: index of the stage at whose end they stood.
+        key: of the outcome that they belong to.
+        address: of the checkpoint.
+        weight: share among several.
+    """
+
+    trial: int
+    stage: int
+    key: str
+    address: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingJob:
     """Train one plan from the end of one stage to the end of another, and evaluate.
 
@@ -93,8 +112,14 @@ class TrainingJob:
         resume_from: address of this plan's checkpoint at the end of an earlier stage, or of
             ``stage`` itself. None, or an address that can't be read, means training from scratch
             through the same batches.
-        inherits: addresses of the parents' checkpoints that the first stage starts from, the better
-            parent first; none for a cold start.
+        entry: index of the stage that is trained first, from inherited weights or from nothing.
+        inherits: the parents' weights that it starts from, the better parent's first; none for a
+            cold start.
+        derivation: set if the weights are made of the inherited ones without training.
+        min_retained_energy: least share of two parents' blend that the adapter has to keep; with
+            less, the better parent's weights alone are inherited.
+        ancestors: jobs by whose keys ``inherits`` can be trained again where it is lost, parents
+            before children.
         micro_batch_size: most examples in one forward pass; None leaves batches whole.
     """
 
@@ -105,7 +130,11 @@ class TrainingJob:
     stages: tuple[Stage, ...]
     seed: int
     resume_from: str | None = None
-    inherits: tuple[str, ...] = ()
+    entry: int = 0
+    inherits: tuple[Inherited, ...] = ()
+    derivation: Derivation | None = None
+    min_retained_energy: float = 0.0
+    ancestors: tuple[TrainingJob, ...] = ()
     micro_batch_size: int | None = None
     attempt: int = 1
 
@@ -234,7 +263,29 @@ class CheckpointStore(Protocol):
         """
         ...
 
-    def discard(self, addresses: Iterable[str]) -> None: ...
+    def holds(self, address: str) -> bool:
+        """Return whether there is something at an address; reading it may still fail.
+
+        Raises:
+            CheckpointError: the store can't be asked.
+        """
+        ...
+
+    def size(self, address: str) -> int | None:
+        """Return the bytes that a checkpoint takes; None where it is missing.
+
+        Raises:
+            CheckpointError: the store can't be asked.
+        """
+        ...
+
+    def discard(self, addresses: Iterable[str]) -> None:
+        """Remove checkpoints; those that are missing already are passed over.
+
+        Raises:
+            CheckpointError: one can't be removed.
+        """
+        ...
 
 
 class Observer(Protocol):
@@ -244,13 +295,22 @@ class Observer(Protocol):
 
     def on_progress(self, progress: Progress) -> None: ...
 
+    def on_notice(self, topic: str, text: str) -> None:
+        """Hear what the user should know; it may come again, and once a topic is enough to tell."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Everything that a run needs from outside the pure core."""
+    """Everything that a run needs from outside the pure core.
+
+    Attributes:
+        workers: jobs that the executor runs at the same time.
+    """
 
     executor: Executor
     runs: RunStore
     checkpoints: CheckpointStore
     observer: Observer
     survey: Survey
+    workers: int = 2

@@ -10,8 +10,11 @@ GeneValue = bool | int | float | str | tuple[str, ...] | tuple[float, ...]
 """A gene's value: flags, numbers, a choice, a subset of names, or shares on a simplex."""
 
 Direction = Literal["max", "min"]
-FailureKind = Literal["oom", "diverged", "timeout", "crashed", "plugin"]
-Operator = Literal["reference", "recipe", "sobol", "mutation", "crossover"]
+FailureKind = Literal["oom", "diverged", "timeout", "crashed", "plugin", "lost"]
+"""``lost``: weights to inherit could not be read; they are trained again, and the job repeated."""
+Operator = Literal[
+    "reference", "recipe", "sobol", "mutation", "crossover", "exploit", "soup", "squeeze"
+]
 Status = Literal["completed", "pruned", "failed"]
 
 
@@ -87,6 +90,23 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Inheritance:
+    """What weights kept of those that they were made from.
+
+    Attributes:
+        retained_energy: share of the squared Frobenius norm of the sources' update, all modules.
+        by_module: the same for each module that the sources adapt; 0 where it was dropped.
+        sources: trial numbers of those whose weights are in it.
+        moments_kept: the optimizer's moments came along; they don't through a decomposition.
+    """
+
+    retained_energy: float
+    by_module: Mapping[str, float]
+    sources: tuple[int, ...]
+    moments_kept: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What one trial did in one stage.
 
@@ -96,11 +116,15 @@ class Outcome:
         metrics: validation metrics, ``task.metric`` and the mean over tasks under ``metric``, and
             the proxies (``gradient_norm``, ``loss_slope``).
         cost: spent in this stage alone.
-        cumulative_steps: optimizer steps that these weights have ever seen.
+        cumulative_steps: optimizer steps that these weights have ever seen, along the longest line
+            of those that they come from.
         trainable_parameters: adapter parameters (heads aside).
         checkpoint: address of the weights at the stage's end.
+        checkpoint_bytes: its size.
+        inheritance: what was kept of inherited weights, in the outcome of the first stage.
         peak_memory_bytes: of the worker process, or of the GPU where one is used.
         attempts: tries it took, the last one included.
+        notes: what went another way than usual, in words.
     """
 
     key: str
@@ -111,9 +135,12 @@ class Outcome:
     cumulative_steps: int = 0
     trainable_parameters: int = 0
     checkpoint: str | None = None
+    checkpoint_bytes: int = 0
+    inheritance: Inheritance | None = None
     failure: Failure | None = None
     peak_memory_bytes: int = 0
     attempts: int = 1
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,13 +159,46 @@ class Lineage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Legacy:
+    """Weights that another trial starts from.
+
+    Attributes:
+        trial: whose they are.
+        stage: index of the stage at whose end they stood.
+        weight: its share, among several.
+    """
+
+    trial: int
+    stage: int
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derivation:
+    """How weights are made of others without training.
+
+    Attributes:
+        kind: ``soup`` adds the updates of several trials; ``squeeze`` cuts the rank of one.
+        rank: of every update at most; None where ``energy`` says it.
+        energy: share of each update's energy to keep, with as little rank as that takes.
+    """
+
+    kind: Literal["soup", "squeeze"]
+    rank: int | None = None
+    energy: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """A genome about to be tried.
 
     Attributes:
         number: the trial's number, unique in the run.
         genome: gene path to value, all genes, inactive ones included.
-        digest: SHA-256 of the active genes.
+        digest: SHA-256 of the active genes, and of what it is derived from.
+        legacy: the weights it starts from, the better parent's first; none for a cold start.
+        entry: index of the stage that it trains first.
+        derivation: set if its weights are made of others' without training.
     """
 
     number: int
@@ -146,6 +206,9 @@ class Candidate:
     genome: Mapping[str, GeneValue]
     digest: str
     lineage: Lineage
+    legacy: tuple[Legacy, ...] = ()
+    entry: int = 0
+    derivation: Derivation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,6 +252,10 @@ class Trial:
         """Index of the highest stage that it ended without a failure; -1 if none."""
         return self.scored[-1].stage if self.scored else -1
 
+    def outcome_at(self, stage: int) -> Outcome | None:
+        """Return the outcome of a stage that it ended without a failure; None if there is none."""
+        return next((outcome for outcome in self.scored if outcome.stage == stage), None)
+
     @property
     def cost(self) -> Cost:
         total = Cost()
@@ -225,6 +292,28 @@ class TestScore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Contestant:
+    """Weights that were scored on the test split.
+
+    Attributes:
+        kind: ``lineage`` is the best trial's own weights; ``cold`` a genome trained from scratch on
+            a new seed; ``default`` the default recipe; ``long default`` the same for as many
+            optimizer steps as went into the champion's lineage.
+        trial: whose genome it is.
+        metrics: on the validation split, as in ``Outcome``.
+        optimizer_steps: all that went into the weights, those of every ancestor once.
+        checkpoint: address of the weights.
+    """
+
+    kind: Literal["lineage", "cold", "default", "long default"]
+    trial: int
+    seed: int
+    metrics: Mapping[str, float]
+    optimizer_steps: int
+    checkpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationStarted:
     generation: int
     candidates: tuple[Candidate, ...]
@@ -245,17 +334,50 @@ class GenerationFinished:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunConfirmed:
-    """The champion and the reference on the test split; the run is finished.
+class CandidatesJoined:
+    """Candidates that join the generation under way, at a later stage.
 
     Attributes:
+        replaced: numbers of the trials whose places they take, in their order.
+    """
+
+    candidates: tuple[Candidate, ...]
+    replaced: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialsDerived:
+    """The soup and the squeezed adapters after a generation; none if nothing was worth keeping."""
+
+    generation: int
+    trials: tuple[Trial, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfirmed:
+    """The contestants on the test split; the run is finished.
+
+    Attributes:
+        champion: number of the best trial of the search.
         reference: None if the default recipe failed before the last stage.
-        scores: the champion's first, the reference's last.
+        scores: in the order of ``contestants``, the reference's last.
+        contestants: who was scored. Runs from before there were rematches name none: their scores
+            are the champion's and the reference's.
+        winner: index of the contestant that is handed over, the best on validation.
     """
 
     champion: int
     reference: int | None
     scores: tuple[TestScore, ...]
+    contestants: tuple[Contestant, ...] = ()
+    winner: int = 0
 
 
-Event = GenerationStarted | StageFinished | GenerationFinished | RunConfirmed
+Event = (
+    GenerationStarted
+    | CandidatesJoined
+    | StageFinished
+    | GenerationFinished
+    | TrialsDerived
+    | RunConfirmed
+)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-from annotated_types import Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from coral.errors import PlanError
 from coral.fidelity.prune import PruneSettings
 from coral.fidelity.stages import DEFAULT_LADDER, Stage, check_ladder
 from coral.genome.space import SearchSpace
-from coral.plan import TrainingPlan
+from coral.plan import TrainingPlan, with_values
 from coral.plan.checks import (
     Fraction,
     NonNegativeInt,
@@ -45,7 +45,6 @@ class EvolutionSettings:
         mutation_rate: probability that a gene mutates.
         mutation_strength: standard deviation of a step, as a share of the gene's range.
         recipes: plans, as dotted fields, that join the known-good ones in generation 0.
-        warm_start: children begin with their parents' weights.
     """
 
     population_size: PositiveInt = 8
@@ -56,12 +55,110 @@ class EvolutionSettings:
     mutation_rate: Fraction = 0.3
     mutation_strength: Positive = 0.15
     recipes: tuple[Mapping[str, Any], ...] = ()
-    warm_start: bool = False
 
     def __post_init__(self) -> None:
         check_bounds(self)
         if self.population_size < 2:
             raise PlanError(f"population_size must be >= 2, got {self.population_size}")
+
+
+FIRST_STAGE = "first"
+PARENTS_STAGE = "parent"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmStartSettings:
+    """How children inherit weights.
+
+    Attributes:
+        mode: ``none``; ``parent`` inherits from the better parent; ``crossover`` from both parents
+            where there are two.
+        cold_share: share of each generation's children, chosen at random, that inherit nothing.
+            Their difference to the others is the warm-start gap.
+        min_similarity: a parent whose genome is less alike is not inherited from: one minus the
+            mean distance of the genes, as shares of their ranges (Gower 1971).
+        min_retained_energy: a crossover of weights that keeps less of the exact blend's energy is
+            dropped, and the child inherits from the better parent alone.
+        entry: the stage that a child which inherits trains first: ``first``, ``parent`` for the
+            stage that the parent's weights had ended, or a stage's name.
+    """
+
+    mode: Literal["none", "parent", "crossover"] = "crossover"
+    cold_share: Fraction = 0.2
+    min_similarity: Fraction = 0.0
+    min_retained_energy: Fraction = 0.8
+    entry: str = PARENTS_STAGE
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExploitSettings:
+    """The step of population-based training (Jaderberg et al. 2017) at the end of a stage.
+
+    Attributes:
+        quantile: share of those who go on, the worst, that give their places to mutated copies of
+            the best, weights included; 0 is off.
+    """
+
+    quantile: Annotated[float, Ge(0), Le(0.5)] = 0.0
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoupSettings:
+    """Soups: sums of trained updates, made after each generation without training.
+
+    Attributes:
+        candidates: trials of the last stage, the best on validation, that may go in; fewer than
+            two is off.
+        rank: the soup's adapter is cut to it; None for the largest rank among its members.
+        tunings: evaluations that tune the members' weights after they are chosen.
+    """
+
+    candidates: NonNegativeInt = 5
+    rank: PositiveInt | None = None
+    tunings: NonNegativeInt = 2
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SqueezeSettings:
+    """Squeezing: smaller adapters cut from those that ended the last stage, without training.
+
+    Attributes:
+        ranks: those below the trained rank are tried.
+        energies: shares of each update's energy to keep, with as little rank as that takes.
+        sources: trials of each generation that are squeezed, the best on validation.
+    """
+
+    ranks: tuple[PositiveInt, ...] = (8, 4, 2)
+    energies: tuple[Annotated[float, Gt(0), Lt(1)], ...] = (0.9,)
+    sources: NonNegativeInt = 1
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfirmSettings:
+    """What is trained at the end to tell the genome's merit from its lineage's and from luck.
+
+    Attributes:
+        top_k: the best genomes are trained again from scratch to the full budget; 0 is off.
+        seeds: new seeds for each of them.
+    """
+
+    top_k: NonNegativeInt = 2
+    seeds: PositiveInt = 2
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +261,9 @@ class RunSpec:
         mode: ``real`` trains; ``simulate`` asks a response surface instead.
         space: the genes, over the default recipe.
         objectives: the first is the primary one.
+        cache: where checkpoints are kept, a folder or a URL such as ``s3://bucket/folder``; empty
+            for ``./cache``.
+        cache_bytes: most that this run's checkpoints may take; None for no limit.
         output_dir: the run's folder; empty for ``runs/<name>``.
     """
 
@@ -173,12 +273,19 @@ class RunSpec:
     mode: Literal["real", "simulate"] = "real"
     space: SearchSpace = field(default_factory=SearchSpace)
     evolution: EvolutionSettings = field(default_factory=EvolutionSettings)
+    warm_start: WarmStartSettings = field(default_factory=WarmStartSettings)
+    exploit: ExploitSettings = field(default_factory=ExploitSettings)
+    soup: SoupSettings = field(default_factory=SoupSettings)
+    squeeze: SqueezeSettings = field(default_factory=SqueezeSettings)
+    confirm: ConfirmSettings = field(default_factory=ConfirmSettings)
     training_stages: tuple[Stage, ...] = DEFAULT_LADDER
     prune: PruneSettings = field(default_factory=PruneSettings)
     objectives: tuple[Objective, ...] = (Objective(metric="auroc"),)
     budget: BudgetSettings = field(default_factory=BudgetSettings)
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
     simulation: SimulationSettings = field(default_factory=SimulationSettings)
+    cache: str = ""
+    cache_bytes: PositiveInt | None = None
     output_dir: str = ""
     seed: NonNegativeInt = 0
 
@@ -189,9 +296,13 @@ class RunSpec:
             raise PlanError("objectives must hold at least one metric, got none")
         if not self.tasks:
             raise PlanError("tasks must hold at least one task, got none")
-        if self.evolution.warm_start and self.mode == "real":
-            raise PlanError("warm_start is simulated so far: it needs mode simulate, got real")
-        names = [stage.name for stage in self.training_stages[:-1]]
+        stages = [stage.name for stage in self.training_stages]
+        if self.warm_start.entry not in (FIRST_STAGE, PARENTS_STAGE, *stages):
+            raise PlanError(
+                f"warm_start.entry must be {FIRST_STAGE}, {PARENTS_STAGE} or a stage"
+                f" ({', '.join(stages)}), got {self.warm_start.entry}"
+            )
+        names = stages[:-1]
         for name in self.simulation.agreement:
             if name not in names:
                 raise PlanError(
@@ -213,10 +324,26 @@ class RunSpec:
         return len(self.training_stages) - 1
 
     def plan_of(self, candidate: Candidate) -> TrainingPlan:
-        """Return the plan a candidate trains; the reference is the default recipe as it stands."""
+        """Return the plan a candidate trains; the reference is the default recipe as it stands.
+
+        Derived weights have their source's plan at the rank that they were cut to.
+        """
         if candidate.lineage.operator == "reference":
             return self.training
-        return self.space.express(candidate.genome)
+        plan = self.space.express(candidate.genome)
+        rank = candidate.derivation.rank if candidate.derivation else None
+        return with_values(plan, {"adapter.rank": rank}) if rank else plan
+
+    def without_inheritance(self) -> RunSpec:
+        """Return the spec that trains every genome from scratch, for its own sake."""
+        return replace(
+            self,
+            warm_start=WarmStartSettings(mode="none"),
+            exploit=ExploitSettings(),
+            soup=SoupSettings(candidates=0),
+            squeeze=SqueezeSettings(sources=0),
+            confirm=ConfirmSettings(top_k=0),
+        )
 
     def recording(self, trials: int) -> RunSpec:
         """Return the spec of a record: one generation of ``trials``, all through every stage.
@@ -224,7 +351,7 @@ class RunSpec:
         The reference and the recipes come first, the rest is a Sobol design.
         """
         return replace(
-            self,
+            self.without_inheritance(),
             name=f"{self.name}-record",
             evolution=replace(self.evolution, population_size=trials, generations=1),
             training_stages=tuple(

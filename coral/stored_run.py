@@ -10,9 +10,9 @@ from typing import Any
 from coral.errors import RunError
 from coral.evolution import EvolutionState, replay
 from coral.ports import LinearModule, Survey, TaskSurvey
-from coral.reporting import Facts, export_state, run_facts
+from coral.reporting import Facts, export_state, find_trial, lineage_facts, run_facts
 from coral.settings import RunSpec
-from coral.spec import load_config
+from coral.spec import load_resolved
 from coral.storage import RunPaths, SqliteRunStore, is_locked
 from coral.tasks import discover
 
@@ -48,7 +48,7 @@ def open_run(folder: Path, store: SqliteRunStore) -> OpenRun:
         raise RunError(f"{folder} has no {resolved.name}.\nRestore the file, or start a new run.")
     existing = [item for item in folders if item.is_dir()]
     overrides = {"evolution.generations": meta["generations"]}
-    config = load_config(resolved, discover(existing), overrides)
+    config = load_resolved(resolved, discover(existing), overrides)
     spec = replace(config.spec, name=meta["name"], output_dir=str(folder))
     return OpenRun(
         folder=folder,
@@ -92,6 +92,25 @@ def read_spec(folder: Path, more: int | None = None) -> RunSpec:
             return run.spec
         total = run.state().generation + more
         return replace(run.spec, evolution=replace(run.spec.evolution, generations=total))
+
+
+def read_lineage(folder: Path, wanted: str | None = None) -> Facts:
+    """Return the lineage of a trial's weights. Raises as ``read_run`` does.
+
+    Args:
+        wanted: the trial's number, or how its digest begins; None for the champion.
+
+    Raises:
+        RunError: there is no such trial, or more than one.
+    """
+    with SqliteRunStore.read_only(folder) as store:
+        run = open_run(folder, store)
+        state = run.state()
+        try:
+            trial = find_trial(state, wanted)
+        except RunError as error:
+            raise RunError(f"{folder}: {error}") from None
+        return {"run": str(folder), **lineage_facts(trial, state, run.spec)}
 
 
 def export_trials(folder: Path) -> str:

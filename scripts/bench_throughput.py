@@ -49,7 +49,7 @@ from coral.fidelity import Stage, ladder_steps
 from coral.plan import TrainingPlan, digest_of, warmup_steps, with_values
 from coral.ports import DataContext, Progress, TrainingJob
 from coral.records import Cost, Outcome
-from coral.storage import CachePaths, DirectoryCheckpointStore, cache_root, write_json_durably
+from coral.storage import CachePaths, FsspecCheckpointStore, cache_location, write_json_durably
 
 # Every worker imports this module before its thread limits are set: torch must wait until then.
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class HuggingFaceTrainer:
         from coral.training.encoder import adapted
         from coral.training.loop import build_optimizer
 
-        store = DirectoryCheckpointStore(self.cache.checkpoints)
+        store = FsspecCheckpointStore(self.cache.checkpoints)
         memory_unit = 1 if platform.system() == "Darwin" else 1024
         for job in jobs:
             plan = digest_of(job.plan)
@@ -243,7 +243,7 @@ def build_hugging_face(
     from coral.training.base import load_base
 
     [[name, options]] = payload["tasks"]
-    cache = CachePaths(Path(payload["cache_root"]))
+    cache = CachePaths(payload["cache_root"])
     data = discover().build(name, options).load(DataContext(cache_dir=cache.tasks))
     base = load_base(payload["base_model"], device=device, trust_remote_code=False)
     for module in base.model.modules():
@@ -357,18 +357,19 @@ def take_turns(
     Returns:
         Each side's measurements, and the seconds that it took to start.
     """
-    corpus = CachePaths(cache_root()).tasks
+    corpus = cache_location().tasks
     corpus.mkdir(parents=True, exist_ok=True)
     screen = Console(stderr=True)
     results: dict[str, list[Measurement]] = {side.name: [] for side in sides}
     start_seconds: dict[str, float] = {}
     executors: dict[str, PoolExecutor] = {}
-    with TemporaryDirectory(dir=cache_root()) as folder, ExitStack() as stack:
+    with TemporaryDirectory(dir=corpus.parent) as folder, ExitStack() as stack:
         # A cache of its own that shares the corpus: here every checkpoint is really written.
-        cache = CachePaths(Path(folder).resolve())
+        cache = CachePaths(str(Path(folder).resolve()))
         cache.tasks.symlink_to(corpus.resolve())
         warm_up = with_stage(jobs[0], epoch_budget=1e-6)
-        payload = {**settings, "cache_root": str(cache.root), "warm_up": warm_up}
+        places = {"cache_root": cache.root, "checkpoints": cache.checkpoints}
+        payload = {**settings, **places, "warm_up": warm_up}
         for side in track(sides, "starting", console=screen):
             began = time.perf_counter()
             executors[side.name] = stack.enter_context(warm_workers(side, payload))

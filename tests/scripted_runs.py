@@ -52,7 +52,7 @@ SPEC = RunSpec(
     evolution=EvolutionSettings(population_size=6, generations=3),
     objectives=(AUROC, SIZE),
     prune=PruneSettings(rules=(PruneRule(metric="auroc", below=0.6),), audit_fraction=0.3),
-)
+).without_inheritance()
 
 
 class MemoryRunStore:
@@ -102,6 +102,12 @@ class MemoryCheckpointStore:
     def get(self, address: str) -> bytes:
         raise CheckpointError(address)
 
+    def holds(self, address: str) -> bool:
+        return True
+
+    def size(self, address: str) -> int | None:
+        return 0
+
     def discard(self, addresses: Iterable[str]) -> None:
         self.discarded += addresses
 
@@ -113,6 +119,7 @@ class Watcher:
     runs: RunStore
     told: list[tuple[Event, EvolutionState]] = field(default_factory=list)
     durable: list[int] = field(default_factory=list)
+    noticed: list[tuple[str, str]] = field(default_factory=list)
 
     def on_event(self, event: Event, state: EvolutionState) -> None:
         self.told.append((event, state))
@@ -121,6 +128,9 @@ class Watcher:
 
     def on_progress(self, progress: Progress) -> None:
         pass
+
+    def on_notice(self, topic: str, text: str) -> None:
+        self.noticed.append((topic, text))
 
 
 class WatchedExecutor:

@@ -52,6 +52,13 @@ Simulate = Annotated[
         "--simulate", help="Train nothing, ask a fitted response surface; as mode=simulate."
     ),
 ]
+ForceFresh = Annotated[
+    bool,
+    typer.Option(
+        "--force-fresh",
+        help="Ignore every checkpoint there is; train what is needed, and keep it apart.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
 
@@ -117,12 +124,19 @@ def _load(
     return compose.load(source, pairs), source
 
 
-def _start(loaded: LoadedConfig, source: Source, real: list[str], *, json: bool) -> None:
+def _start(
+    loaded: LoadedConfig,
+    source: Source,
+    real: list[str],
+    *,
+    json: bool,
+    force_fresh: bool = False,
+) -> None:
     """Run a config from the start; ``real`` is the command that trains it for real."""
     from coral import compose
 
     with _screen(loaded.spec) as screen:
-        facts = compose.start_run(loaded, source, screen)
+        facts = compose.start_run(loaded, source, screen, force_fresh=force_fresh)
     _finish(facts, shlex.join(real), json=json)
 
 
@@ -168,6 +182,7 @@ def evolve(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, time a few steps, print the plan.")
     ] = False,
+    force_fresh: ForceFresh = False,
     json: Json = False,
 ) -> None:
     """Evolve a population of LoRA genomes and hand over the best adapter."""
@@ -181,7 +196,8 @@ def evolve(
         pairs = _overrides(overrides, set_, simulate=simulate)
         loaded, source = _load(config, pairs, plugins)
         if not dry_run:
-            _start(loaded, source, _real(["evolve", config], pairs, plugins), json=json)
+            real = _real(["evolve", config], pairs, plugins)
+            _start(loaded, source, real, json=json, force_fresh=force_fresh)
             return
         facts = compose.dry_run(loaded, source, compose.SilentObserver())
         if json:
@@ -281,6 +297,8 @@ def resume(
     generations: Annotated[
         int | None, typer.Option(min=1, help="Extend the run by this many generations.")
     ] = None,
+    *,
+    force_fresh: ForceFresh = False,
     json: Json = False,
 ) -> None:
     """Go on with a run after an interruption, or extend a finished one."""
@@ -288,7 +306,7 @@ def resume(
         from coral import compose, stored_run
 
         with _screen(stored_run.read_spec(run, more=generations)) as screen:
-            facts = compose.resume_run(run, screen, generations)
+            facts = compose.resume_run(run, screen, generations, force_fresh=force_fresh)
         _finish(facts, "coral evolve CONFIG", json=json)
 
 
@@ -321,6 +339,72 @@ def show(
             print_failures(facts, Console(highlight=False))
         else:
             print_run(facts, Console(highlight=False))
+
+
+@app.command()
+def lineage(
+    run: RunFolder,
+    trial: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[DIGEST]",
+            help="How a trial's digest begins, or its number; else the champion.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show whose weights went into a trial's, and the schedule that they really saw."""
+    with _reported():
+        from rich.console import Console
+
+        from coral import stored_run
+        from coral.cli.lineage import print_lineage
+        from coral.reporting import as_json
+
+        facts = stored_run.read_lineage(run, trial)
+        if json:
+            typer.echo(as_json(facts))
+        else:
+            print_lineage(facts, Console(highlight=False))
+
+
+@app.command()
+def gc(
+    run: RunFolder,
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")
+    ] = False,
+    limit: Annotated[
+        str | None,
+        typer.Option(
+            "--bytes", metavar="SIZE", help="Go on down to this size, such as 200MB, if need be."
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Remove a run's checkpoints that nobody needs any more."""
+    with _reported():
+        from rich.console import Console
+
+        import coral
+        from coral.cli.collection import print_collection
+        from coral.reporting import as_json
+
+        facts = coral.gc(run, limit=None if limit is None else _size(limit), dry_run=dry_run)
+        if json:
+            typer.echo(as_json(facts))
+        else:
+            print_collection(facts, Console(highlight=False))
+
+
+def _size(text: str) -> int:
+    from coral.spec import byte_count
+
+    count = byte_count(text)
+    if not count >= 0:  # NaN if it is no size
+        raise typer.BadParameter(f"must be a number of bytes, such as 200MB or 1.5GB, got {text}")
+    return int(count)
 
 
 @app.command()

@@ -90,6 +90,7 @@ class ComparisonScreen:
         self._told = 0
         self._bar: Progress | None = None
         self._task = TaskID(0)
+        self._noticed: set[str] = set()
 
     def __enter__(self) -> ComparisonScreen:
         beginning = "loading the base model and the data, and timing a few steps ..."
@@ -137,6 +138,12 @@ class ComparisonScreen:
 
     def on_progress(self, progress: TrialProgress) -> None:
         """Let single steps pass; the bar moves with every stage of a trial."""
+
+    def on_notice(self, topic: str, text: str) -> None:
+        """Say the first thing of each topic."""
+        if topic not in self._noticed:
+            self._noticed.add(topic)
+            self._say(text)
 
     def on_event(self, event: Event, state: EvolutionState) -> None:
         """Move on."""

@@ -42,6 +42,10 @@ def number(value: Any, digits: int = 4) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
 def value_text(value: Any) -> str:
     """Return a gene's value, floats shortened."""
     if isinstance(value, float):
@@ -67,7 +71,10 @@ def print_run(facts: Facts, console: Console) -> None:
         )
         return
     console.print(_scores(facts))
-    console.print(_comparison(facts), "", _front(facts), "", _summary(facts), sep="\n")
+    console.print(_comparison(facts), "", sep="\n")
+    if facts["confirmation"]:
+        console.print(_confirmation(facts), "", sep="\n")
+    console.print(_front(facts), "", _summary(facts), sep="\n")
     if facts["status"] == "finished":
         path = facts["champion"]["path"]
         made = f"plan found  {path}/coral.json  (no adapter)" if simulation else f"champion  {path}"
@@ -135,6 +142,47 @@ def _comparison(facts: Facts) -> Text:
     return Text(f"champion minus default on {test}, 95 % paired bootstrap: {'; '.join(parts)}")
 
 
+CONTESTANTS = {
+    "lineage": "trial {trial}, its own weights",
+    "cold": "trial {trial} from scratch",
+    "default": "default recipe",
+    "long default": "default recipe, as many steps",
+}
+"""Kind of contestant to its name, in the order that they are shown in."""
+
+
+def _confirmation(facts: Facts) -> Group:
+    """Genome, lineage or luck: who was scored at the end, and who is handed over."""
+    confirmation = facts["confirmation"]
+    metric = facts["objectives"][0]["metric"]
+    splits = ("validation", "simulated test" if facts["simulation"] else "test")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(f"confirmed on {metric}")
+    for name in (*splits, "all steps"):
+        table.add_column(name, justify="right")
+    kinds = list(CONTESTANTS)
+    for group in sorted(confirmation["groups"], key=lambda group: kinds.index(group["kind"])):
+        name = CONTESTANTS[group["kind"]].format(**group)
+        seeds = f", {group['seeds']} seeds" if group["seeds"] > 1 else ""
+        table.add_row(
+            f"{'* ' if group['wins'] else '  '}{name}{seeds}",
+            _spread(group["validation"]),
+            _spread(group["test"]),
+            f"{group['optimizer_steps']:,}",
+        )
+    winner = confirmation["contestants"][confirmation["winner"]]
+    held = CONTESTANTS[winner["kind"]].format(**winner)
+    seed = f" on seed {winner['seed']}" if winner["kind"] == "cold" else ""
+    told = f"* champion/ holds {held}{seed}: the best on validation, which alone decided"
+    return Group(table, Text(told))
+
+
+def _spread(scores: Facts) -> str:
+    if scores["std"] is None:
+        return number(scores["mean"])
+    return f"{number(scores['mean'])} ± {number(scores['std'])}"
+
+
 def _front(facts: Facts) -> Group:
     """The front, one line of objectives and one of genes a member."""
     objectives = [objective["metric"] for objective in facts["objectives"]]
@@ -142,14 +190,35 @@ def _front(facts: Facts) -> Group:
     lines = [Text(title, style="bold")]
     for row in facts["pareto"]:
         validation = row["metrics"]["validation"]
-        parents = " and ".join(str(parent) for parent in row["parents"])
         scores = "  ".join(f"{metric} {_objective(validation[metric])}" for metric in objectives)
-        origin = row["operator"] + (f" of {parents}" if parents else "")
-        genes = "  ".join(
-            f"{k.partition('.')[2]}={value_text(v)}" for k, v in row["genome"].items()
-        )
-        lines += [Text(f"trial {row['trial']:>3}  {scores}  {origin}"), Text(f"  {genes}", "dim")]
+        lines.append(Text(f"trial {row['trial']:>3}  {scores}  {origin(row)}"))
+        if row["derivation"] is None:  # which has the genes of others
+            genes = "  ".join(
+                f"{k.partition('.')[2]}={value_text(v)}" for k, v in row["genome"].items()
+            )
+            lines.append(Text(f"  {genes}", "dim"))
     return Group(*lines)
+
+
+def origin(row: Facts) -> str:
+    """Return in words what made a trial, and what it kept of the weights that it came from."""
+    told = f"{row['operator']}{_of(row['parents'])}"
+    match row["derivation"]:
+        case {"kind": "soup"}:
+            told = f"soup of {len(row['inherits'])}"
+        case {"rank": None, "energy": energy}:
+            told = f"squeezed from {row['inherits'][0]['trial']} to energy {percent(energy)}"
+        case {"rank": rank}:
+            told = f"squeezed from {row['inherits'][0]['trial']} to rank {rank}"
+    if row["retained_energy"] is not None:
+        told += f", kept {percent(row['retained_energy'])}"
+    elif row["parents"] and not row["inherits"]:
+        told += ", cold"
+    return told
+
+
+def _of(parents: list[int]) -> str:
+    return f" of {' and '.join(map(str, parents))}" if parents else ""
 
 
 def _objective(value: float) -> str:
@@ -158,9 +227,10 @@ def _objective(value: float) -> str:
 
 def _summary(facts: Facts) -> Group:
     trials, cost = facts["trials"], facts["cost"]
+    derived = f", {facts['derived']} of them without training" if facts["derived"] else ""
     lines = [
-        f"trials  {trials['total']}: {trials['completed']} completed, {trials['pruned']} pruned,"
-        f" {trials['failed']} failed",
+        f"trials  {trials['total']}{derived}: {trials['completed']} completed,"
+        f" {trials['pruned']} pruned, {trials['failed']} failed",
         f"cost    {cost['optimizer_steps']:,} optimizer steps, {cost['share_of_naive']:.1%} of the"
         f" {cost['naive_optimizer_steps']:,} of training every genome;"
         f" {cost['epochs_spent']:.1f} epochs spent, {cost['epochs_saved']:.1f} saved;"
@@ -173,12 +243,31 @@ def _summary(facts: Facts) -> Group:
         for trust in facts["audit"]["stage_trust"]
         if trust["kendall_tau"] is not None
     ]
+    lines += [
+        f"warm    {_gap(row, facts['objectives'][0]['metric'])}"
+        for row in facts["warm_start"]
+        if row["inherited"]["trials"]
+    ]
     for rule in facts["audit"]["rules"]:
         told = f"pruned  {rule['condemned']} by: {rule['rule']}"
         if rule["audited"]:
             told += f"; {rule['audited']} audited, {rule['false_kills']} false kills"
         lines.append(told)
     return Group(*(Text(line) for line in lines))
+
+
+def _gap(row: Facts, metric: str) -> str:
+    """Children that inherited weights against those that started cold, at one stage."""
+    told = f"{row['stage']}: median {metric} {number(row['inherited']['median'])}"
+    told += f" of {row['inherited']['trials']} that inherited"
+    gap = row["difference"]
+    if gap is None:
+        return f"{told}, none started cold"
+    told += f", {number(row['cold']['median'])} of {row['cold']['trials']} cold:"
+    told += f" {gap['estimate']:+.4f}"
+    if gap["low"] is None:
+        return told
+    return f"{told} [{gap['low']:+.4f}, {gap['high']:+.4f}], 95 % bootstrap"
 
 
 def _times(facts: Facts) -> list[str]:

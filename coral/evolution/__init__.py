@@ -1,7 +1,25 @@
-"""Evolution: breeding, selection by DEAP, and the state with its one fold."""
+"""Evolution: breeding, selection by DEAP, lineage, and the state with its one fold."""
 
 from coral.evolution.breeding import breed
+from coral.evolution.exploit import EXPLOITED, exchanges
 from coral.evolution.fitness import earned_outcome, is_fit, objective_values
+from coral.evolution.lineage import ancestors, lineage_steps, own_steps
+from coral.evolution.retention import (
+    NEEDED_BY_NOBODY,
+    Claim,
+    Use,
+    claims,
+    spare,
+    writes_ahead,
+)
+from coral.evolution.soup import (
+    DERIVED,
+    ranked_finishers,
+    soup_of,
+    soup_pool,
+    squeezes_of,
+    tuned,
+)
 from coral.evolution.state import (
     EvolutionState,
     GenerationStatistics,
@@ -11,13 +29,30 @@ from coral.evolution.state import (
 )
 
 __all__ = [
+    "DERIVED",
+    "EXPLOITED",
+    "NEEDED_BY_NOBODY",
+    "Claim",
     "EvolutionState",
     "GenerationStatistics",
+    "Use",
     "advance",
+    "ancestors",
     "breed",
+    "claims",
     "earned_outcome",
+    "exchanges",
     "is_fit",
+    "lineage_steps",
     "objective_values",
+    "own_steps",
     "promoted",
+    "ranked_finishers",
     "replay",
+    "soup_of",
+    "soup_pool",
+    "spare",
+    "squeezes_of",
+    "tuned",
+    "writes_ahead",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from coral.evolution.lineage import entry_of, legacy_of
 from coral.evolution.recipes import RECIPES
 from coral.evolution.state import EvolutionState
 from coral.evolution.toolbox import build_toolbox, vary
@@ -27,6 +28,7 @@ def breed(state: EvolutionState, spec: RunSpec) -> tuple[Candidate, ...]:
     """
     toolbox = build_toolbox(spec.space, spec.evolution, spec.objectives)
     first = state.generation == 0
+    cold = _cold_places(state, spec)
     proposals = _first_proposals(spec) if first else _children(toolbox, state, spec)
     taken = set(state.digests)
     candidates: list[Candidate] = []
@@ -36,6 +38,8 @@ def breed(state: EvolutionState, spec: RunSpec) -> tuple[Candidate, ...]:
             continue
         genome, lineage, digest = unique
         taken.add(digest)
+        parents = [] if index in cold else [state.trials[n] for n in lineage.parents]
+        legacy = legacy_of(genome, parents, spec)
         candidates.append(
             Candidate(
                 number=len(state.trials) + len(candidates),
@@ -43,9 +47,18 @@ def breed(state: EvolutionState, spec: RunSpec) -> tuple[Candidate, ...]:
                 genome=genome,
                 digest=digest,
                 lineage=lineage,
+                legacy=legacy,
+                entry=entry_of(legacy, spec),
             )
         )
     return tuple(candidates)
+
+
+def _cold_places(state: EvolutionState, spec: RunSpec) -> set[int]:
+    """Return the places of the children that inherit nothing, a fixed share chosen at random."""
+    size = spec.evolution.population_size
+    rng = stream(spec.seed, "cold", state.generation)
+    return set(rng.permutation(size)[: round(spec.warm_start.cold_share * size)].tolist())
 
 
 Proposal = tuple[Genome, Lineage]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from coral.evolution.fitness import by_stage, earned_outcome, is_fit, objective_values
 from coral.evolution.toolbox import (
@@ -18,6 +19,8 @@ from coral.evolution.toolbox import (
 from coral.fidelity import Ledger, book
 from coral.records import (
     Candidate,
+    CandidatesJoined,
+    Cost,
     Event,
     GenerationFinished,
     GenerationStarted,
@@ -26,6 +29,7 @@ from coral.records import (
     RunConfirmed,
     StageFinished,
     Trial,
+    TrialsDerived,
     Verdict,
 )
 from coral.rng import derive_seed
@@ -58,7 +62,9 @@ class EvolutionState:
     """Attributes:
     train_examples: size of the full train set, all tasks together.
     generation: generations finished, and so the index of the next.
-    candidates, outcomes: the generation under way; outcomes by key.
+    derived: generations after which soup and squeezed adapters were made.
+    candidates, outcomes: the generation under way; outcomes by key. After the last generation, the
+        outcomes of the final confirmation.
     trials: finished trials, by number.
     population: numbers of the parents kept, best first.
     champion: number of the best trial so far: highest stage, then primary objective.
@@ -68,6 +74,7 @@ class EvolutionState:
 
     train_examples: int
     generation: int = 0
+    derived: int = 0
     candidates: tuple[Candidate, ...] = ()
     outcomes: Mapping[str, tuple[int, Outcome]] = field(default_factory=dict)
     trials: tuple[Trial, ...] = ()
@@ -80,19 +87,38 @@ class EvolutionState:
     digests: frozenset[str] = frozenset()
     confirmation: RunConfirmed | None = None
 
+    def candidate(self, number: int) -> Candidate:
+        """Return a candidate of this generation or an earlier one."""
+        if number < len(self.trials):
+            return self.trials[number].candidate
+        return self.candidates[number - len(self.trials)]
+
+    def outcome_of(self, trial: int, stage: int) -> Outcome | None:
+        """Return what a trial did in a stage, in this generation or an earlier one; None if not."""
+        if trial < len(self.trials):
+            return self.trials[trial].outcome_at(stage)
+        found = (o for number, o in self.outcomes.values() if (number, o.stage) == (trial, stage))
+        return next((outcome for outcome in found if outcome.failure is None), None)
+
 
 def advance(state: EvolutionState, event: Event, spec: RunSpec) -> EvolutionState:
     """Return the state after an event: the one fold behind running, resuming and showing."""
     match event:
         case GenerationStarted():
             return replace(state, candidates=event.candidates, outcomes={}, confirmation=None)
+        case CandidatesJoined():
+            return replace(state, candidates=state.candidates + event.candidates)
         case StageFinished():
             outcomes = {**state.outcomes, event.outcome.key: (event.trial, event.outcome)}
             return replace(state, outcomes=outcomes)
         case GenerationFinished():
             return _finish(state, event.verdicts, spec)
+        case TrialsDerived():
+            return _derive(state, event.trials, spec)
         case RunConfirmed():
-            return replace(state, confirmation=event)
+            spent = sum((outcome.cost for _, outcome in state.outcomes.values()), start=Cost())
+            ledger = replace(state.ledger, confirmation=state.ledger.confirmation + spent)
+            return replace(state, confirmation=event, ledger=ledger, outcomes={})
 
 
 def replay(events: Iterable[Event], spec: RunSpec, train_examples: int) -> EvolutionState:
@@ -121,33 +147,50 @@ def _finish(state: EvolutionState, verdicts: Sequence[Verdict], spec: RunSpec) -
         )
         for candidate, verdict in zip(state.candidates, verdicts, strict=True)
     )
-    trials = state.trials + finished
-    new = {trial.number for trial in finished}
-    incumbent = set() if state.champion is None else {state.champion}
-    champion = _champion(trials, incumbent | new, spec)
-    front = _front(trials, {*state.front} | new, spec)
-    worst = state.worst or _worst(finished, spec)
     batch_sizes = [
         spec.space.field_of(trial.candidate.genome, "schedule.batch_size") for trial in finished
     ]
-    return replace(
+    state = replace(
         state,
         generation=state.generation + 1,
         candidates=(),
         outcomes={},
-        trials=trials,
-        population=_population(state, trials, finished, spec),
-        champion=champion,
-        front=front,
-        worst=worst,
-        history=(
-            *state.history,
-            _statistics(state.generation, finished, trials, champion, front, worst, spec),
-        ),
+        worst=state.worst or _worst(finished, spec),
         ledger=book(
             state.ledger, finished, batch_sizes, spec.training_stages, state.train_examples
         ),
-        digests=state.digests | {trial.candidate.digest for trial in finished},
+    )
+    return _joined(state, finished, spec)
+
+
+def _derive(state: EvolutionState, derived: tuple[Trial, ...], spec: RunSpec) -> EvolutionState:
+    """Return the state with trials that were made of others' weights after a generation."""
+    state = replace(state, derived=state.generation)
+    if not derived:
+        return state
+    spent = sum((trial.cost for trial in derived), start=Cost())
+    search = (*state.ledger.search[:-1], state.ledger.search[-1] + spent)
+    return _joined(replace(state, ledger=replace(state.ledger, search=search)), derived, spec)
+
+
+def _joined(state: EvolutionState, new: tuple[Trial, ...], spec: RunSpec) -> EvolutionState:
+    """Return the state with finished trials of the last generation: who leads, who breeds."""
+    trials = state.trials + new
+    numbers = {trial.number for trial in new}
+    incumbent = set() if state.champion is None else {state.champion}
+    champion = _champion(trials, incumbent | numbers, spec)
+    front = _front(trials, {*state.front} | numbers, spec)
+    last = state.generation - 1
+    generation = list(takewhile(lambda t: t.candidate.generation == last, reversed(trials)))[::-1]
+    statistics = _statistics(last, generation, trials, champion, front, state.worst, spec)
+    return replace(
+        state,
+        trials=trials,
+        population=_population(state, trials, new, spec),
+        champion=champion,
+        front=front,
+        history=(*state.history[:last], statistics),
+        digests=state.digests | {trial.candidate.digest for trial in new},
     )
 
 
@@ -162,10 +205,14 @@ def _outcomes_by_trial(state: EvolutionState) -> dict[int, list[Outcome]]:
 def _population(
     state: EvolutionState, trials: Sequence[Trial], finished: Sequence[Trial], spec: RunSpec
 ) -> tuple[int, ...]:
-    """Keep the best of parents and children: by stage, then by the configured selection."""
+    """Keep the best of parents and children: by stage, then by the configured selection.
+
+    Squeezed adapters are left out: they are their source over again, and would fill the population.
+    """
     toolbox = build_toolbox(spec.space, spec.evolution, spec.objectives)
-    pool = [*(trials[number] for number in state.population), *finished]
-    seed = derive_seed(spec.seed, "select", state.generation)
+    own = [trial for trial in finished if trial.candidate.lineage.operator != "squeeze"]
+    pool = [*(trials[number] for number in state.population), *own]
+    seed = derive_seed(spec.seed, "select", state.generation - 1)
     kept: list[int] = []
     for members, scores in by_stage(pool, spec.objectives, earned_outcome):
         room = spec.evolution.population_size - len(kept)

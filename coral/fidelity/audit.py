@@ -55,7 +55,7 @@ def audit_rules(trials: Sequence[Trial], objective: Objective, last: int) -> tup
 def _best_survivors(trials: Sequence[Trial], objective: Objective, last: int) -> dict[int, float]:
     best: dict[int, float] = {}
     for trial in trials:
-        if trial.verdict.status == "completed":
+        if trial.verdict.status == "completed" and trial.candidate.derivation is None:
             value = _value(trial, objective, last)
             generation = trial.candidate.generation
             best[generation] = max(best.get(generation, -math.inf), value)
@@ -69,20 +69,22 @@ def _is_false_kill(trial: Trial, best: dict[int, float], objective: Objective, l
 
 
 def _value(trial: Trial, objective: Objective, stage: int) -> float:
-    """Return the objective at a stage, larger is better."""
-    value = trial.scored[stage].metrics.get(objective.metric, math.nan)
+    """Return the objective at a stage, larger is better; NaN if the trial did not end it."""
+    outcome = trial.outcome_at(stage)
+    value = math.nan if outcome is None else outcome.metrics.get(objective.metric, math.nan)
     return value if objective.direction == "max" else -value
 
 
 def stage_trust(trials: Sequence[Trial], objective: Objective, last: int) -> tuple[StageTrust, ...]:
     """Return Kendall's tau-b between each stage and the last, NaN with fewer than two trials."""
     finished = [trial for trial in trials if trial.best_stage == last]
-    final = [_value(trial, objective, last) for trial in finished]
     return tuple(
-        StageTrust(
-            stage=stage,
-            tau=kendall_tau([_value(trial, objective, stage) for trial in finished], final),
-            trials=len(finished),
-        )
+        _trust([t for t in finished if t.outcome_at(stage)], objective, stage, last)
         for stage in range(last)
     )
+
+
+def _trust(trials: Sequence[Trial], objective: Objective, stage: int, last: int) -> StageTrust:
+    early = [_value(trial, objective, stage) for trial in trials]
+    final = [_value(trial, objective, last) for trial in trials]
+    return StageTrust(stage=stage, tau=kendall_tau(early, final), trials=len(trials))

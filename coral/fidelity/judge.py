@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from coral.fidelity.proxies import CURVE_PROXIES
 from coral.fidelity.prune import PruneRule, PruneSettings, breach, threshold_of
 from coral.fidelity.stages import Stage, survivor_count
 from coral.records import Outcome, Status, Verdict
@@ -14,6 +15,8 @@ Select = Callable[[Sequence[Outcome], int], Sequence[int]]
 """Indices of the best ``k`` outcomes, best first."""
 
 NOT_PROMOTED = "not promoted"
+COMPARABLE = 2.0
+"""Factor between the experience of trials that a rule may compare."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +26,15 @@ class Contender:
     Attributes:
         verdict: None while it climbs; set if it was condemned earlier and is audited.
         exempt: it climbs on whatever its verdict (the reference recipe).
+        experience: optimizer steps that its weights have ever seen, as a multiple of those that a
+            cold start has behind it at the same stage.
     """
 
     trial: int
     outcome: Outcome
     verdict: Verdict | None = None
     exempt: bool = False
+    experience: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,13 +61,17 @@ def judge(
     Failures fall first, then those that a rule condemns, then those beyond the stage's survival
     quota, which counts everyone who entered. Audited trials stand outside the quota.
 
+    Rules compare like with like: a threshold relative to the median counts only peers of comparable
+    experience, and a fixed threshold on the training curve, which is meant for training that began
+    from nothing, spares weights with more than ``COMPARABLE`` times the steps of a cold start.
+
     Args:
         select: picks the best of several outcomes.
         seed: of the run; the audit draws from a stream named by the trial.
     """
     stage, last = stages[index], index == len(stages) - 1
     verdicts: list[Verdict | None] = [contender.verdict for contender in contenders]
-    peers = [c.outcome for c in contenders if c.outcome.failure is None]
+    peers = [c for c in contenders if c.outcome.failure is None]
     climbing = [i for i, contender in enumerate(contenders) if contender.verdict is None]
     entered = len(climbing)
 
@@ -70,9 +80,11 @@ def judge(
             verdicts[i] = _fall(contender.outcome, index)
     if not last:
         rules = [rule for rule in prune.rules if rule.stage in ("", stage.name)]
-        thresholds = [(rule, threshold_of(rule, peers)) for rule in rules]
+        thresholds = _Thresholds(rules, peers)
         for i in [i for i in climbing if verdicts[i] is None]:
-            verdicts[i] = _condemn(contenders[i].outcome, thresholds, index)
+            verdicts[i] = _condemn(
+                contenders[i].outcome, thresholds.of(contenders[i].experience), index
+            )
 
     standing = [i for i in climbing if verdicts[i] is None]
     if last:
@@ -91,6 +103,30 @@ def judge(
         _decide(contender, verdict, last, prune.audit_fraction, seed)
         for contender, verdict in zip(contenders, verdicts, strict=True)
     ]
+
+
+class _Thresholds:
+    """What the rules of a stage compare with, by experience."""
+
+    def __init__(self, rules: Sequence[PruneRule], peers: Sequence[Contender]) -> None:
+        self._rules = rules
+        self._peers = peers
+        self._known: dict[float, list[tuple[PruneRule, float]]] = {}
+
+    def of(self, experience: float) -> list[tuple[PruneRule, float]]:
+        """Return the rules that hold for this experience, each with its threshold."""
+        if experience not in self._known:
+            alike = [
+                peer.outcome
+                for peer in self._peers
+                if 1 / COMPARABLE <= peer.experience / experience <= COMPARABLE
+            ]
+            self._known[experience] = [
+                (rule, threshold_of(rule, alike))
+                for rule in self._rules
+                if rule.is_relative or rule.metric not in CURVE_PROXIES or experience <= COMPARABLE
+            ]
+        return self._known[experience]
 
 
 def _fall(outcome: Outcome, index: int) -> Verdict:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+CURVE_PROXIES = ("gradient_norm", "loss_slope")
+"""Proxies that are read off the curve itself, and so depend on where training began."""
 LAST_STEPS = 10
 SMOOTHING_SPAN = 5
 SLOPE_STEPS = 20

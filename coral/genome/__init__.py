@@ -12,6 +12,7 @@ from coral.genome.genes import (
     flag,
     nearest,
 )
+from coral.genome.similarity import similarity
 from coral.genome.space import Genome, SearchSpace
 from coral.genome.variation import changed_genes, mate, mutate, sobol_design
 
@@ -31,5 +32,6 @@ __all__ = [
     "mate",
     "mutate",
     "nearest",
+    "similarity",
     "sobol_design",
 ]

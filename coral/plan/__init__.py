@@ -3,6 +3,7 @@
 from coral.plan.adapter import AdapterPlan, adapted_modules, layer_indices, scaling_of
 from coral.plan.curriculum import CurriculumPlan, difficulty_limit
 from coral.plan.encoding import EncodingPlan
+from coral.plan.inheritance import InheritancePlan, rewarmup_share
 from coral.plan.schedule import SchedulePlan, learning_rate_shares, warmup_steps
 from coral.plan.tasks import TasksPlan, task_shares
 from coral.plan.training_plan import (
@@ -18,6 +19,7 @@ __all__ = [
     "AdapterPlan",
     "CurriculumPlan",
     "EncodingPlan",
+    "InheritancePlan",
     "SchedulePlan",
     "TasksPlan",
     "TrainingPlan",
@@ -28,6 +30,7 @@ __all__ = [
     "layer_indices",
     "learning_rate_shares",
     "plan_paths",
+    "rewarmup_share",
     "scaling_of",
     "task_shares",
     "value_at",

@@ -14,8 +14,12 @@ from coral.errors import PlanError
 from coral.plan.adapter import AdapterPlan
 from coral.plan.curriculum import CurriculumPlan
 from coral.plan.encoding import EncodingPlan
+from coral.plan.inheritance import InheritancePlan
 from coral.plan.schedule import SchedulePlan
 from coral.plan.tasks import TasksPlan
+
+_LATER = MappingProxyType({"later": True})
+"""Marks a part that joined after digests were stored: at its defaults it is no part of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +34,7 @@ class TrainingPlan:
     curriculum: CurriculumPlan = field(default_factory=CurriculumPlan)
     tasks: TasksPlan = field(default_factory=TasksPlan)
     encoding: EncodingPlan = field(default_factory=EncodingPlan)
+    inheritance: InheritancePlan = field(default_factory=InheritancePlan, metadata=_LATER)
 
 
 @cache
@@ -78,14 +83,25 @@ def as_canonical_json(value: Any) -> str:
 
 def _as_dict(record: Any) -> dict[str, Any]:
     """Return the fields of a record, for the encoder; those that are records come here again."""
-    return {name: getattr(record, name) for name in _names_of(record.__class__)}
+    always, later = _names_of(record.__class__)
+    values = {name: getattr(record, name) for name in always}
+    for name, default in later:
+        if (value := getattr(record, name)) != default:
+            values[name] = value
+    return values
 
 
 @cache
-def _names_of(record: Any) -> tuple[str, ...]:
+def _names_of(record: Any) -> tuple[tuple[str, ...], tuple[tuple[str, Any], ...]]:
+    """Return the fields that are always written, and those left out at their defaults."""
     if not is_dataclass(record):
         raise TypeError(f"a {record.__name__} has no canonical JSON")
-    return tuple(item.name for item in fields(record))
+    own = fields(record)
+    later = [item for item in own if "later" in item.metadata]
+    return (
+        tuple(item.name for item in own if item not in later),
+        tuple((item.name, item.default_factory()) for item in later),  # type: ignore[operator]
+    )
 
 
 _CANONICAL = json.JSONEncoder(

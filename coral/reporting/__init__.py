@@ -12,6 +12,7 @@ from coral.reporting.facts import (
     trial_facts,
 )
 from coral.reporting.forecast import forecast, probe_ladder
+from coral.reporting.lineage import find_trial, lineage_facts
 
 __all__ = [
     "Facts",
@@ -21,8 +22,10 @@ __all__ = [
     "comparison_facts",
     "cost_facts",
     "export_state",
+    "find_trial",
     "finite",
     "forecast",
+    "lineage_facts",
     "probe_ladder",
     "run_facts",
     "trial_facts",

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from coral.evolution import EvolutionState
 from coral.fidelity import audit_rules, makespan, stage_trust
 from coral.plan import as_canonical_json
 from coral.ports import Survey
-from coral.records import TestScore, Trial
+from coral.records import Contestant, RunConfirmed, TestScore, Trial
+from coral.reporting.lineage import inherited_facts
+from coral.reporting.warm_start import warm_start_facts
 from coral.settings import RunSpec
 
 Facts = dict[str, Any]
@@ -34,7 +38,7 @@ def run_facts(
         wall_seconds: time spent on the run, pauses between processes left out.
         workers: those of the last process that worked on it; None if unknown.
     """
-    scores = {score.trial: score for score in _scores(state)}
+    scores = _scores(state)
     champion = None if state.champion is None else state.trials[state.champion]
     reference = _reference(state, spec)
     return {
@@ -52,6 +56,8 @@ def run_facts(
         },
         "baseline": reference and trial_facts(reference, spec, scores.get(reference.number)),
         "comparison": _comparison(state),
+        "confirmation": confirmation_facts(state, spec),
+        "warm_start": warm_start_facts(state, spec),
         "pareto": [trial_facts(state.trials[n], spec, scores.get(n)) for n in state.front],
         "trials": {
             "total": len(state.trials),
@@ -59,6 +65,7 @@ def run_facts(
             "pruned": _count(state, "pruned"),
             "failed": _count(state, "failed"),
         },
+        "derived": sum(trial.candidate.derivation is not None for trial in state.trials),
         "cost": cost_facts(state, wall_seconds),
         "workers": workers,
         "makespan_seconds": makespan_facts(state, spec.evolution.population_size, workers),
@@ -89,8 +96,71 @@ def mode_facts(spec: RunSpec) -> Facts:
     return {"mode": spec.mode, "simulation": simulation}
 
 
-def _scores(state: EvolutionState) -> tuple[TestScore, ...]:
-    return state.confirmation.scores if state.confirmation else ()
+def _scores(state: EvolutionState) -> dict[int, TestScore]:
+    """Return the test scores of trials' own weights, by trial."""
+    if state.confirmation is None:
+        return {}
+    if not state.confirmation.contestants:
+        return {score.trial: score for score in state.confirmation.scores}
+    return {
+        contestant.trial: score
+        for contestant, score in _contestants(state.confirmation)
+        if contestant.kind in ("lineage", "default")
+    }
+
+
+def _contestants(confirmation: RunConfirmed) -> list[tuple[Contestant, TestScore]]:
+    return list(zip(confirmation.contestants, confirmation.scores, strict=True))
+
+
+def confirmation_facts(state: EvolutionState, spec: RunSpec) -> Facts | None:
+    """Return who was scored on the test split, and who is handed over; None before the end."""
+    if state.confirmation is None or not state.confirmation.contestants:
+        return None
+    return {
+        "contestants": [
+            {
+                "kind": contestant.kind,
+                "trial": contestant.trial,
+                "seed": contestant.seed,
+                "optimizer_steps": contestant.optimizer_steps,
+                "metrics": {"validation": dict(contestant.metrics), "test": dict(score.metrics)},
+                "intervals": {name: asdict(i) for name, i in score.intervals.items()},
+            }
+            for contestant, score in _contestants(state.confirmation)
+        ],
+        "groups": _groups(state.confirmation, spec.objectives[0].metric),
+        "winner": state.confirmation.winner,
+        "decided_on": f"validation {spec.objectives[0].metric}",
+    }
+
+
+def _groups(confirmation: RunConfirmed, metric: str) -> list[Facts]:
+    """Return the contestants on the primary metric, the seeds of one genome together."""
+    groups: dict[tuple[str, int], list[int]] = {}
+    for i, contestant in enumerate(confirmation.contestants):
+        groups.setdefault((contestant.kind, contestant.trial), []).append(i)
+    return [
+        {
+            "kind": kind,
+            "trial": trial,
+            "seeds": len(members),
+            "optimizer_steps": confirmation.contestants[members[0]].optimizer_steps,
+            "validation": _spread([confirmation.contestants[i].metrics for i in members], metric),
+            "test": _spread([confirmation.scores[i].metrics for i in members], metric),
+            "wins": confirmation.winner in members,
+        }
+        for (kind, trial), members in groups.items()
+    ]
+
+
+def _spread(scores: Sequence[Mapping[str, float]], metric: str) -> Facts:
+    """Return a metric's mean and, of more than one score, its standard deviation."""
+    values = np.array([score.get(metric, math.nan) for score in scores])
+    if not np.isfinite(values).all():  # costs have no test score
+        return {"mean": None, "std": None}
+    deviation = float(values.std(ddof=1)) if len(values) > 1 else None
+    return {"mean": float(values.mean()), "std": deviation}
 
 
 def _reference(state: EvolutionState, spec: RunSpec) -> Trial | None:
@@ -114,6 +184,7 @@ def trial_facts(trial: Trial, spec: RunSpec, score: TestScore | None) -> Facts:
         "operator": trial.candidate.lineage.operator,
         "parents": list(trial.candidate.lineage.parents),
         "changed": list(trial.candidate.lineage.changed),
+        **inherited_facts(trial, spec),
         "genome": _plain(spec.space.active(trial.candidate.genome)),
         "status": trial.verdict.status,
         "audited": trial.verdict.audited,
@@ -137,7 +208,8 @@ def _comparison(state: EvolutionState) -> Facts | None:
     confirmation = state.confirmation
     if confirmation is None or confirmation.reference is None:
         return None
-    return {name: asdict(i) for name, i in confirmation.scores[0].difference.items()}
+    difference = _scores(state)[confirmation.champion].difference
+    return {name: asdict(i) for name, i in difference.items()}
 
 
 def cost_facts(state: EvolutionState, wall_seconds: float) -> Facts:
@@ -196,11 +268,28 @@ def audit_facts(state: EvolutionState, spec: RunSpec) -> Facts:
 
 
 def adapter_card(
-    trial: Trial, state: EvolutionState, spec: RunSpec, survey: Survey, version: str
+    trial: Trial,
+    state: EvolutionState,
+    spec: RunSpec,
+    survey: Survey,
+    version: str,
+    contestant: Contestant | None = None,
 ) -> Facts:
-    """Return what ``coral.json`` beside an adapter says."""
-    score = next((s for s in _scores(state) if s.trial == trial.number), None)
-    facts = trial_facts(trial, spec, score)
+    """Return what ``coral.json`` beside an adapter says.
+
+    Args:
+        contestant: whose weights they are, if not those that the trial has from the search.
+    """
+    facts = trial_facts(trial, spec, _scores(state).get(trial.number))
+    weights = {"kind": "lineage", "seed": spec.seed}
+    if contestant is not None and state.confirmation is not None:
+        score = next(s for c, s in _contestants(state.confirmation) if c == contestant)
+        weights = {"kind": contestant.kind, "seed": contestant.seed}
+        facts |= {
+            "metrics": {"validation": dict(contestant.metrics), "test": dict(score.metrics)},
+            "intervals": {name: asdict(i) for name, i in score.intervals.items()},
+            "cumulative_steps": contestant.optimizer_steps,
+        }
     plan = asdict(spec.plan_of(trial.candidate))
     return {
         "format": 1,
@@ -214,11 +303,15 @@ def adapter_card(
         "digest": facts["digest"],
         "plan": plan,
         "stage": facts["stage"],
+        "weights": weights,
         "lineage": {
             "generation": facts["generation"],
             "operator": facts["operator"],
             "parents": facts["parents"],
             "changed": facts["changed"],
+            "inherits": facts["inherits"],
+            "retained_energy": facts["retained_energy"],
+            "derivation": facts["derivation"],
         },
         "metrics": facts["metrics"],
         "intervals": facts["intervals"],

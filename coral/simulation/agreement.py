@@ -16,7 +16,7 @@ from coral.fidelity import Stage, kendall_tau
 from coral.genome import SearchSpace, sobol_design
 from coral.rng import derive_seed
 from coral.simulation.course import Course, World, chart
-from coral.simulation.readings import bounded, examples_of, observed_error, readings_at
+from coral.simulation.readings import bounded, examples_of, observed_error, readings_of
 
 SAMPLE = 128
 """Genomes over which an agreement is measured."""
@@ -41,7 +41,7 @@ class Pull:
 
     def of(self, course: Course, stages: Sequence[Stage], stage: int) -> float:
         """Return what is added to a genome's log-errors at the end of a stage."""
-        if not self.strength[stage]:
+        if stage == len(stages) - 1 or not self.strength[stage]:
             return 0.0
         final = _overall(np.array(errors_seen(course, stages, len(stages) - 1)))
         return self.strength[stage] * (float(final) - self.middle)
@@ -104,9 +104,9 @@ def _overall(errors: Array) -> Array:
 
 def errors_seen(course: Course, stages: Sequence[Stage], stage: int) -> list[float]:
     """Return by task the log-error that the primary metric shows at the end of a stage."""
-    tasks = course.world.tasks
-    examples = examples_of(tasks, stages[stage])
-    values = readings_at(course, course.ends[stage], "validation", examples)
+    world = course.world
+    weights, tasks = course.weights_at(course.ends[stage]), world.tasks
+    values = readings_of(world, weights, "validation", examples_of(tasks, stages[stage]))
     return [
         observed_error(task.metrics[task.primary_metric], values[f"{name}.{task.primary_metric}"])
         for name, task in tasks.items()

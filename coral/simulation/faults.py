@@ -18,7 +18,7 @@ def fault_of(
     """Return what befalls an attempt at a job; None if nothing does.
 
     Each attempt has its own luck. Out of memory by rate befalls whole batches only, so that the
-    halved micro-batch of the next attempt fits.
+    halved micro-batch of the next attempt fits. Where nothing is trained there is no loss.
 
     Args:
         memory_of: peak memory in bytes for a micro-batch size.
@@ -37,7 +37,7 @@ def fault_of(
         return Failure(kind="oom", message="simulated: out of memory")
     if crash < rates.crash:
         return Failure(kind="crashed", message="simulated: the worker process died")
-    if nan < rates.nan:
+    if nan < rates.nan and job.derivation is None:
         return Failure(kind="diverged", message="simulated: the loss is not finite")
     return None
 
@@ -47,6 +47,14 @@ def is_lost(rates: FaultRates, job: TrainingJob) -> bool:
     if not rates.lost_checkpoint:
         return False
     draw = stream(job.seed, "simulated lost checkpoint", job.key).random()
+    return bool(draw < rates.lost_checkpoint)
+
+
+def parents_are_lost(rates: FaultRates, job: TrainingJob) -> bool:
+    """Return whether the checkpoints that a job would inherit can't be read."""
+    if not rates.lost_checkpoint:
+        return False
+    draw = stream(job.seed, "simulated lost parents", job.key).random()
     return bool(draw < rates.lost_checkpoint)
 
 

@@ -293,15 +293,24 @@ class CostProfile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inheritance:
-    """What a child keeps of its parents' progress.
+    """What weights keep of those that they are made from.
+
+    All of it is set by hand from a few measurements, and not calibrated.
 
     Attributes:
-        kept: share that a child with its parent's own plan keeps.
+        kept: share of its parent's progress that a child with its parent's own plan keeps.
         pooling: share of the head's progress kept where the pooling differs.
+        spectrum: ranks over which the energy that is left of a trained update falls by a factor e.
+        squeeze_loss: log-error of cutting all of the energy; of a share of it, that share.
+        diversity: log-error that blending takes off where all blended weights are unlike, for an
+            infinite number of them; of two equal shares, half of it.
     """
 
     kept: Fraction = 0.9
     pooling: Fraction = 0.3
+    spectrum: Positive = 1.4
+    squeeze_loss: NonNegative = 0.2
+    diversity: NonNegative = 0.13
 
     def __post_init__(self) -> None:
         check_bounds(self)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from coral.fidelity import Stage
 from coral.records import Curve, Interval, TestScore
 from coral.rng import stream
-from coral.simulation.course import Course
+from coral.simulation.course import Course, World
 from coral.simulation.profile import MetricLink, TaskProfile
 from coral.simulation.surface import SOFTNESS, Numbers, heat_of
+from coral.simulation.weights import SimulatedWeights
 
 Array = NDArray[np.float64]
 
@@ -35,15 +36,15 @@ def sampling_deviation(link: MetricLink, log_error: float, examples: int) -> flo
     return link.sampling_deviation * math.sqrt(error * (2 - error) / max(1, examples))
 
 
-def metrics_at(course: Course, step: int, split: str) -> dict[str, float]:
-    """Return the metrics of the weights after ``step`` on all of ``validation`` or ``test``."""
-    return readings_at(course, step, split, _examples(course, split))
+def metrics_of(world: World, weights: SimulatedWeights, split: str) -> dict[str, float]:
+    """Return the metrics of some weights on all of ``validation`` or ``test``."""
+    return readings_of(world, weights, split, _examples(world, split))
 
 
-def _examples(course: Course, split: str) -> dict[str, int]:
+def _examples(world: World, split: str) -> dict[str, int]:
     return {
         task: profile.test_examples if split == "test" else profile.validation_examples
-        for task, profile in course.world.tasks.items()
+        for task, profile in world.tasks.items()
     }
 
 
@@ -53,34 +54,39 @@ def examples_of(tasks: Mapping[str, TaskProfile], stage: Stage) -> dict[str, int
     return {name: math.ceil(task.validation_examples * share) for name, task in tasks.items()}
 
 
-def readings_at(
-    course: Course, step: int, split: str, examples: Mapping[str, int], pull: float = 0.0
+def readings_of(
+    world: World,
+    weights: SimulatedWeights,
+    split: str,
+    examples: Mapping[str, int],
+    pull: float = 0.0,
 ) -> dict[str, float]:
     """Return ``task.metric``, and the mean of each metric that all tasks have.
 
-    A part of the sampling noise is the split's own: all genomes share it.
+    A part of the sampling noise is the split's own: all weights share it.
 
     Args:
         pull: added to every log-error that the metrics show, see ``agreement``.
     """
-    shared = course.world.profile.noise.shared
-    overfitted = float(course.overfitted(course.exposed(step - 1, step))[0])
-    errors = course.errors_at(step)
+    shared = world.profile.noise.shared
     links = [
         (task, name, link)
-        for task, profile in course.world.tasks.items()
+        for task, profile in world.tasks.items()
         for name, link in profile.metrics.items()
     ]
-    common = stream(course.seed, "simulated split", split).normal(size=len(links))
-    own = stream(course.seed, "simulated sample", split, course.identity, step)
-    luck = math.sqrt(shared) * common + math.sqrt(1 - shared) * own.normal(size=len(links))
+    common = stream(world.seed, "simulated split", split).normal(size=len(links))
+    own = np.zeros(len(links))
+    for luck in weights.luck:
+        rng = stream(world.seed, "simulated sample", split, luck.identity, luck.step)
+        own += luck.share * rng.normal(size=len(links))
+    deviations = math.sqrt(shared) * common + math.sqrt(1 - shared) * own
     values: dict[str, float] = {}
-    for (task, name, link), deviation in zip(links, luck.tolist(), strict=True):
-        moved = min(0.0, errors[task] + (link.overfitting - 1) * overfitted)
+    for (task, name, link), deviation in zip(links, deviations.tolist(), strict=True):
+        moved = min(0.0, weights.errors[task] + (link.overfitting - 1) * weights.overfitted)
         spread = sampling_deviation(link, moved, examples[task])
         value = _within(link, float(metric_of(link, moved)) + spread * deviation)
         values[f"{task}.{name}"] = _pulled(link, value, pull) if pull else value
-    return {**values, **_means(course, values)}
+    return {**values, **_means(world.tasks, values)}
 
 
 def _within(link: MetricLink, value: float) -> float:
@@ -106,8 +112,7 @@ def bounded(log_error: Numbers) -> Numbers:
     return -SOFTNESS * np.logaddexp(0.0, -log_error / SOFTNESS)
 
 
-def _means(course: Course, values: Mapping[str, float]) -> dict[str, float]:
-    tasks = course.world.tasks
+def _means(tasks: Mapping[str, TaskProfile], values: Mapping[str, float]) -> dict[str, float]:
     shared = set.intersection(*(set(profile.metrics) for profile in tasks.values()))
     return {
         name: sum(values[f"{task}.{name}"] for task in tasks) / len(tasks)
@@ -183,24 +188,23 @@ def thinned(first: int, loss: Array, gradient: Array) -> Curve:
     )
 
 
-def test_scores(courses: Mapping[int, tuple[Course, int]]) -> tuple[TestScore, ...]:
+def test_scores(
+    world: World, finalists: Sequence[tuple[int, SimulatedWeights]]
+) -> tuple[TestScore, ...]:
     """Score finalists on the test split, each against the last one, the reference.
 
-    Intervals are those of the normal distribution with the profile's sampling noise; what all
-    genomes share cancels in differences.
+    Intervals are those of the normal distribution with the profile's sampling noise; what finalists
+    share cancels in differences.
 
     Args:
-        courses: trial number to its course and last step.
+        finalists: trial numbers and weights.
     """
-    readings = {
-        trial: metrics_at(course, step, "test") for trial, (course, step) in courses.items()
-    }
-    reference = list(readings)[-1]
+    reference = finalists[-1][1]
+    base = metrics_of(world, reference, "test")
     scores = []
-    for trial, (course, step) in courses.items():
-        own, base = readings[trial], readings[reference]
-        spreads = _spreads(course, step)
-        apart = math.sqrt(2 * (1 - course.world.profile.noise.shared)) if trial != reference else 0
+    for trial, weights in finalists:
+        own, spreads = metrics_of(world, weights, "test"), _spreads(world, weights)
+        apart = math.sqrt((1 - world.profile.noise.shared) * _luck_apart(weights, reference))
         scores.append(
             TestScore(
                 trial=trial,
@@ -215,13 +219,22 @@ def test_scores(courses: Mapping[int, tuple[Course, int]]) -> tuple[TestScore, .
     return tuple(scores)
 
 
-def _spreads(course: Course, step: int) -> dict[str, float]:
+def _luck_apart(one: SimulatedWeights, two: SimulatedWeights) -> float:
+    """Return the variance of the difference between own lucks; 2 for two training runs."""
+    shares: dict[tuple[str, int], float] = {}
+    for sign, weights in ((1, one), (-1, two)):
+        for luck in weights.luck:
+            name = (luck.identity, luck.step)
+            shares[name] = shares.get(name, 0.0) + sign * luck.share
+    return math.fsum(share**2 for share in shares.values())
+
+
+def _spreads(world: World, weights: SimulatedWeights) -> dict[str, float]:
     """Return the sampling deviation of each primary metric, and of their mean if it is one."""
-    tasks, examples = course.world.tasks, _examples(course, "test")
-    errors = course.errors_at(step)
+    tasks, examples = world.tasks, _examples(world, "test")
     spreads = {
         f"{task}.{profile.primary_metric}": sampling_deviation(
-            profile.metrics[profile.primary_metric], errors[task], examples[task]
+            profile.metrics[profile.primary_metric], weights.errors[task], examples[task]
         )
         for task, profile in tasks.items()
     }

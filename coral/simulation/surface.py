@@ -37,6 +37,7 @@ from coral.plan import (
     adapted_modules,
     layer_indices,
     learning_rate_shares,
+    rewarmup_share,
     task_shares,
 )
 from coral.ports import Survey
@@ -156,17 +157,32 @@ class Exposure:
 
 
 def exposure(
-    plan: TrainingPlan, horizon_steps: int, train_examples: int, inherited_epochs: float = 0.0
+    plan: TrainingPlan,
+    horizon_steps: int,
+    train_examples: int,
+    *,
+    first_step: int = 0,
+    inherited_epochs: float = 0.0,
+    rewarms: bool = False,
 ) -> Exposure:
     """Return the exposure after each step of the horizon, arrays of ``(horizon_steps,)``.
 
     Args:
+        first_step: index of the first step that is trained; those before teach nothing.
         inherited_epochs: passes over the train set that the first weights have behind them.
+        rewarms: the learning rate rises again over the first steps, as after lost moments.
     """
     steps = np.arange(horizon_steps)
     share = learning_rate_shares(plan.schedule, steps, horizon_steps)
     hidden = 1 - _limits(plan, steps / horizon_steps)
-    epochs = inherited_epochs + (steps + 1) * plan.schedule.batch_size / train_examples
+    trained = np.maximum(0, steps + 1 - first_step)
+    epochs = inherited_epochs + trained * plan.schedule.batch_size / train_examples
+    share = np.where(trained > 0, share, 0.0)
+    for step in range(first_step, horizon_steps if rewarms else 0):
+        rewarmed = rewarmup_share(plan.inheritance, step - first_step, horizon_steps)
+        if rewarmed == 1:
+            break
+        share[step] *= rewarmed
     worth = share * freshness(epochs)
     return Exposure(
         time=np.cumsum(worth),

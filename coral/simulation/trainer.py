@@ -14,10 +14,11 @@ from coral.ports import Progress, Survey, TrainingJob
 from coral.records import Cost, Failure, Outcome, TestScore
 from coral.simulation.agreement import Pull
 from coral.simulation.costs import evaluation_seconds, peak_memory_bytes, training_cost
-from coral.simulation.course import Course, World, chart
-from coral.simulation.faults import fault_of, is_lost, slowdown
-from coral.simulation.readings import curves, examples_of, readings_at, test_scores, thinned
-from coral.simulation.weights import address_of
+from coral.simulation.course import Course, World
+from coral.simulation.faults import fault_of, is_lost, parents_are_lost, slowdown
+from coral.simulation.job import Begun, LostWeightsError, begin, course_of, weights_of
+from coral.simulation.readings import curves, examples_of, readings_of, test_scores, thinned
+from coral.simulation.weights import SimulatedWeights, address_of
 
 
 class SimulatedTrainer:
@@ -43,17 +44,12 @@ class SimulatedTrainer:
     def train(self, jobs: Sequence[TrainingJob]) -> Iterator[Outcome]:
         """Simulate jobs one after another; failures are outcomes too."""
         for job in jobs:
-            yield self._train_one(job)
+            yield self._run(job)
 
     def score(self, finalists: Sequence[TrainingJob], seed: int) -> tuple[TestScore, ...]:
         """Score finalists on the simulated test split, each against the last one."""
-        charted = {job.trial: self._chart(job) for job in finalists}
-        return test_scores(
-            {
-                job.trial: (charted[job.trial], charted[job.trial].ends[job.stage])
-                for job in finalists
-            }
-        )
+        weights = [(job.trial, weights_of(self._world, job)) for job in finalists]
+        return test_scores(self._world, weights)
 
     def export(self, finalist: TrainingJob, folder: Path, card: Mapping[str, Any]) -> None:
         """Write ``card`` as ``coral.json``, marked as simulated; there are no weights."""
@@ -61,61 +57,116 @@ class SimulatedTrainer:
         text = json.dumps({**card, "simulated": True}, indent=2, sort_keys=True)
         (folder / "coral.json").write_text(text + "\n", encoding="utf-8")
 
-    def _chart(self, job: TrainingJob) -> Course:
-        return chart(self._world, job.plan, job.stages, job.seed, job.inherits)
+    def _run(self, job: TrainingJob) -> Outcome:
+        try:
+            return self._train_one(job) if job.derivation is None else self._derive_one(job)
+        except LostWeightsError as error:
+            failure = Failure(kind="lost", message=str(error))
+            return Outcome(key=job.key, stage=job.stage, failure=failure)
 
     def _train_one(self, job: TrainingJob) -> Outcome:
         world, faults = self._world, self._world.settings.faults
-        course = self._chart(job)
+        lost = job.resume_from is not None and is_lost(faults, job)
+        from_entry = job.stage == job.entry or job.resume_from is None or lost
+        begun = begin(world, job, lost=from_entry and parents_are_lost(faults, job))
+        course = course_of(world, job, begun)
         parameters = adapter_parameters(
             job.plan.adapter, world.survey.linear_modules, world.survey.depth
         )
-
-        def memory(micro_batch_size: int | None) -> int:
-            return peak_memory_bytes(
-                world.profile.cost, world.survey, job.plan, parameters, micro_batch_size
-            )
-
-        begin = course.ends[job.stage - 1] if job.stage else 0
-        lost = job.resume_from is None or is_lost(faults, job)
-        first, last = 0 if lost else begin, course.ends[job.stage]
-        failure = fault_of(faults, job, memory, world.settings.memory_bytes)
-        failure = failure or _divergence(course, first, last)
+        begins, last = course.ends[job.stage - 1] if job.stage else 0, course.ends[job.stage]
+        first = course.first if from_entry else begins
+        failure = self._fault(job, parameters) or _divergence(course, first, last)
         spent = self._cost(job, _reached(course, first, last, failure) - first)
+        spent = replace(spent, train_seconds=spent.train_seconds * slowdown(faults, job))
         outcome = Outcome(
             key=job.key,
             stage=job.stage,
-            cost=replace(spent, train_seconds=spent.train_seconds * slowdown(faults, job)),
+            cost=begun.cost + spent,
             failure=failure,
-            peak_memory_bytes=memory(job.micro_batch_size),
+            peak_memory_bytes=self._memory(job, parameters, job.micro_batch_size),
+            notes=(*(["made again, for its checkpoint is lost"] if lost else []), *begun.notes),
         )
         if failure is not None:
             return outcome
-        loss, norm = curves(course, begin, last)
+        loss, norm = curves(course, begins, last)
         self._report(
             Progress(
                 trial=job.trial, stage=job.stage, step=last, end_step=last, loss=float(loss[-1])
             )
         )
-        examples = examples_of(world.tasks, job.stages[job.stage])
         pull = self._pull.of(course, job.stages, job.stage) if self._pull else 0.0
+        weights = course.weights_at(last)
+        scored = self._scored(
+            job, outcome, begun, weights, parameters, loss.tolist(), norm.tolist(), pull
+        )
+        return replace(scored, curve=thinned(begins, loss, norm))
+
+    def _derive_one(self, job: TrainingJob) -> Outcome:
+        """Put weights together of others', and score them."""
+        survey, faults = self._world.survey, self._world.settings.faults
+        begun = begin(self._world, job, lost=parents_are_lost(faults, job))
+        assert begun.made is not None
+        weights = begun.made.weights
+        ranks = weights.ranks(survey)
+        parameters = sum(
+            ranks[module.name] * (module.in_features + module.out_features)
+            + (module.out_features if job.plan.adapter.dora else 0)
+            for module in survey.linear_modules
+            if module.name in ranks
+        )
+        outcome = Outcome(
+            key=job.key,
+            stage=job.stage,
+            cost=begun.cost,
+            failure=self._fault(job, parameters),
+            peak_memory_bytes=self._memory(job, parameters, job.micro_batch_size),
+            notes=begun.notes,
+        )
+        if outcome.failure is not None:
+            return outcome
+        return self._scored(job, outcome, begun, weights, parameters)
+
+    def _scored(
+        self,
+        job: TrainingJob,
+        outcome: Outcome,
+        begun: Begun,
+        weights: SimulatedWeights,
+        parameters: int,
+        loss: Sequence[float] = (),
+        norm: Sequence[float] = (),
+        pull: float = 0.0,
+    ) -> Outcome:
+        """Return an outcome with what its curve and an evaluation of its weights tell."""
+        examples = examples_of(self._world.tasks, job.stages[job.stage])
+        seconds = self._evaluation(job, sum(examples.values()))
         return replace(
             outcome,
             metrics={
-                **readings_at(course, last, "validation", examples, pull),
-                "gradient_norm": gradient_norm(norm.tolist()),
-                "loss_slope": loss_slope(loss.tolist()),
+                **readings_of(self._world, weights, "validation", examples, pull),
+                "gradient_norm": gradient_norm(norm),
+                "loss_slope": loss_slope(loss),
                 "trainable_parameters": float(parameters),
-                "train_cost": self._cost(job, last).teraflops,
+                "train_cost": weights.teraflops,
             },
-            cost=replace(
-                outcome.cost, evaluation_seconds=self._evaluation(job, sum(examples.values()))
-            ),
-            curve=thinned(begin, loss, norm),
-            cumulative_steps=course.start.steps + last,
+            cost=replace(outcome.cost, evaluation_seconds=seconds),
+            cumulative_steps=weights.steps,
             trainable_parameters=parameters,
-            checkpoint=address_of(course.weights_at(last)),
+            checkpoint=address_of(weights),
+            inheritance=begun.made.account if begun.made and job.stage == job.entry else None,
         )
+
+    def _fault(self, job: TrainingJob, parameters: int) -> Failure | None:
+        settings = self._world.settings
+
+        def memory(micro_batch_size: int | None) -> int:
+            return self._memory(job, parameters, micro_batch_size)
+
+        return fault_of(settings.faults, job, memory, settings.memory_bytes)
+
+    def _memory(self, job: TrainingJob, parameters: int, micro_batch_size: int | None) -> int:
+        cost, survey = self._world.profile.cost, self._world.survey
+        return peak_memory_bytes(cost, survey, job.plan, parameters, micro_batch_size)
 
     def _cost(self, job: TrainingJob, steps: int) -> Cost:
         profile = self._world.profile

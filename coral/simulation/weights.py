@@ -1,4 +1,4 @@
-"""What a simulated checkpoint holds, and what children keep of it.
+"""What a simulated checkpoint holds.
 
 A simulated checkpoint is a few numbers. They travel in the address itself, so nothing is written to
 the cache, and a run that is resumed finds all of them in its store.
@@ -6,19 +6,42 @@ the cache, and a run that is resumed finds all of them in its store.
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+
+from pydantic import TypeAdapter
 
 from coral.errors import CheckpointError
-from coral.plan import AdapterPlan, TrainingPlan, adapted_modules, as_canonical_json, task_shares
+from coral.plan import AdapterPlan, adapted_modules
 from coral.ports import Survey
-from coral.simulation.profile import Inheritance
-from coral.simulation.surface import Progress
 
 SCHEME = "simulated:"
-_DIGITS = 6
+_TOLD = 60
+"""Characters of an address that are told of one that can't be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Where one adapter sits, as in its plan."""
+
+    rank: int
+    layers: str
+    targets: str | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Luck:
+    """Whose own luck with the choice of evaluated examples is in some weights, to what share.
+
+    Attributes:
+        identity: of a course.
+        step: on it.
+    """
+
+    identity: str
+    step: int
+    share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,41 +49,55 @@ class SimulatedWeights:
     """Weights, as far as the simulation cares.
 
     Attributes:
-        steps: optimizer steps that they have ever seen.
-        epochs: passes over the full train set.
-        rank: of the adapter.
-        layers, targets: where it sits, as in the plan.
+        steps: optimizer steps that they have ever seen, along the longest line.
+        teraflops: spent on them, along the most expensive line.
+        epochs: passes over the full train set, along the longest line.
+        rank: of no update more than this.
+        parts: the adapters whose sum they are; one, unless they were put together.
+        breadth: over how many times as many directions as those of one training run the energy of
+            the updates spreads.
+        place: where they lie in the space of weights, 0 for none at all and about 1 from there once
+            trained; sums of weights lie between.
+        has_moments: the optimizer's moments are there; training alone makes them.
         pooling: as in the plan.
         shares: task name to its share of the training examples.
         progress: task name to progress of head and adapter.
+        deviation: task name to what chance and blending have added to the log-error.
+        errors: task name to the log-error that an evaluation finds, but for the choice of examples.
+        overfitted: the part of it that overfitting makes up.
+        luck: with the choice of examples.
     """
 
     steps: int
+    teraflops: float
     epochs: float
     rank: int
-    layers: str
-    targets: str | tuple[str, ...]
+    parts: tuple[Part, ...]
+    breadth: float
+    place: tuple[float, ...]
+    has_moments: bool
     pooling: str
     shares: Mapping[str, float]
     progress: Mapping[str, tuple[float, float]]
+    deviation: Mapping[str, float]
+    errors: Mapping[str, float]
+    overfitted: float
+    luck: tuple[Luck, ...]
+
+    def ranks(self, survey: Survey) -> dict[str, int]:
+        """Return the rank of each adapted module."""
+        modules = [(module.name, module.layer) for module in survey.linear_modules]
+        total: dict[str, int] = {}
+        for part in self.parts:
+            adapter = AdapterPlan(layers=part.layers, target_modules=part.targets)
+            for name in adapted_modules(adapter, modules, survey.depth):
+                total[name] = total.get(name, 0) + part.rank
+        return {name: min(self.rank, rank) for name, rank in total.items()}
 
 
 def address_of(weights: SimulatedWeights) -> str:
     """Return the address that is the weights."""
-    return SCHEME + as_canonical_json(
-        {
-            "steps": weights.steps,
-            "epochs": _rounded(weights.epochs),
-            "rank": weights.rank,
-            "layers": weights.layers,
-            "targets": weights.targets,
-            "pooling": weights.pooling,
-            "shares": {name: _rounded(share) for name, share in weights.shares.items()},
-            "progress": {
-                name: [_rounded(value) for value in pair] for name, pair in weights.progress.items()
-            },
-        }
-    )
+    return SCHEME + _codec().dump_json(weights).decode()
 
 
 def weights_at(address: str) -> SimulatedWeights:
@@ -72,23 +109,14 @@ def weights_at(address: str) -> SimulatedWeights:
     try:
         if not address.startswith(SCHEME):
             raise ValueError(address)
-        data = json.loads(address.removeprefix(SCHEME))
-        targets = data["targets"]
-        return SimulatedWeights(
-            **{
-                **data,
-                "targets": targets if isinstance(targets, str) else tuple(targets),
-                "progress": {name: (pair[0], pair[1]) for name, pair in data["progress"].items()},
-            }
-        )
-    except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(
-            f"{address} is no simulated checkpoint.\nTrain from scratch."
-        ) from error
+        return _codec().validate_json(address.removeprefix(SCHEME))
+    except ValueError as error:
+        raise CheckpointError(f"{address[:_TOLD]} is no simulated checkpoint") from error
 
 
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+@cache
+def _codec() -> TypeAdapter[SimulatedWeights]:
+    return TypeAdapter(SimulatedWeights)
 
 
 class WeightsInAddresses:
@@ -100,78 +128,11 @@ class WeightsInAddresses:
     def get(self, address: str) -> bytes:
         return address.removeprefix(SCHEME).encode()
 
+    def holds(self, address: str) -> bool:
+        return address.startswith(SCHEME)
+
+    def size(self, address: str) -> int | None:
+        return 0 if self.holds(address) else None
+
     def discard(self, addresses: Iterable[str]) -> None:
         """Do nothing: an address takes no room."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Start:
-    """Where training begins: at nothing, or at what was inherited."""
-
-    steps: int = 0
-    epochs: float = 0.0
-    progress: Mapping[str, Progress]
-
-
-def start_of(
-    plan: TrainingPlan,
-    parents: Sequence[SimulatedWeights],
-    inheritance: Inheritance,
-    survey: Survey,
-    tasks: Sequence[str],
-) -> Start:
-    """Return where a child of ``parents`` begins, the better parent first.
-
-    An adapter's progress is kept as far as the child adapts the same features at the same rank;
-    heads keep theirs unless the pooling differs. Both fade as the plans give the tasks other
-    shares. Of two parents the child has, task by task, the progress of whoever brings more.
-    """
-    if not parents:
-        return Start(progress={name: Progress() for name in tasks})
-    shares = task_shares(plan.tasks, tasks)
-    inherited = [_kept(plan, shares, parent, inheritance, survey) for parent in parents]
-    return Start(
-        steps=parents[0].steps,
-        epochs=parents[0].epochs,
-        progress={
-            name: Progress(
-                head=max(kept.get(name, (0.0, 0.0))[0] for kept in inherited),
-                adapter=max(kept.get(name, (0.0, 0.0))[1] for kept in inherited),
-            )
-            for name in tasks
-        },
-    )
-
-
-def _kept(
-    plan: TrainingPlan,
-    shares: Mapping[str, float],
-    parent: SimulatedWeights,
-    inheritance: Inheritance,
-    survey: Survey,
-) -> dict[str, tuple[float, float]]:
-    """Return what a child keeps of one parent, by task."""
-    moved = sum(abs(share - parent.shares.get(name, 0.0)) for name, share in shares.items()) / 2
-    kept = inheritance.kept * (1 - moved)
-    pooled = 1.0 if plan.encoding.pooling == parent.pooling else inheritance.pooling
-    adapter = kept * retained_share(plan, parent, survey)
-    return {
-        name: (head * kept * pooled, tuned * adapter)
-        for name, (head, tuned) in parent.progress.items()
-    }
-
-
-def retained_share(plan: TrainingPlan, parent: SimulatedWeights, survey: Survey) -> float:
-    """Return the share of the parent's update that fits into the child's adapter.
-
-    Growing loses nothing. Shrinking to a share of the rank keeps its square root of the energy, for
-    trained updates have few large singular values.
-    """
-    modules = [(module.name, module.layer) for module in survey.linear_modules]
-    width = {m.name: m.in_features + m.out_features for m in survey.linear_modules}
-    own = set(adapted_modules(plan.adapter, modules, survey.depth))
-    adapter = AdapterPlan(layers=parent.layers, target_modules=parent.targets)
-    theirs = adapted_modules(adapter, modules, survey.depth)
-    overlap = sum(width[name] for name in theirs if name in own) / sum(width[n] for n in theirs)
-    kept: float = overlap * math.sqrt(min(1.0, plan.adapter.rank / parent.rank))
-    return kept

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +240,18 @@ def with_overrides(document: Document, overrides: Mapping[str, str]) -> Document
     return Document(
         source=document.source, data=data, lines=document.lines, overridden=frozenset(paths)
     )
+
+
+def without(document: Document, paths: Iterable[KeyPath]) -> Document:
+    """Return the document with those of the keys left out that it has."""
+    data = _copy(document.data)
+    for *around, last in paths:
+        block = data
+        for key in around:
+            block = block.get(key) if isinstance(block, dict) else None
+        if isinstance(block, dict):
+            block.pop(last, None)
+    return replace(document, data=data)
 
 
 def _copy(value: Any) -> Any:

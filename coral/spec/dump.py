@@ -19,6 +19,11 @@ def dump_spec(spec: RunSpec) -> str:
         "training": asdict(spec.training),
         "search_space": {gene.path: _gene(gene) for gene in spec.space.genes},
         "evolution": asdict(spec.evolution),
+        "warm_start": asdict(spec.warm_start),
+        "exploit": asdict(spec.exploit),
+        "soup": asdict(spec.soup),
+        "squeeze": asdict(spec.squeeze),
+        "confirm": asdict(spec.confirm),
         "training_stages": [asdict(stage) for stage in spec.training_stages],
         "prune": {
             "rules": [
@@ -31,6 +36,8 @@ def dump_spec(spec: RunSpec) -> str:
         "budget": asdict(spec.budget),
         "execution": asdict(spec.execution),
         "simulation": asdict(spec.simulation),
+        "cache": spec.cache,
+        "cache_bytes": spec.cache_bytes,
         "output_dir": spec.output_dir,
         "seed": spec.seed,
     }

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from coral.errors import Fault, PlanError
 from coral.spec.document import Document, KeyPath, shown
+from coral.spec.sections import RETIRED
 
 Record = TypeVar("Record")
 
@@ -42,7 +43,7 @@ class Reader:
             listed: those to list where none is alike; empty for all.
         """
         remedy = suggestion(str(path[-1]), tuple(known), "Known keys", tuple(listed))
-        self.fault(path, "unknown key", remedy)
+        self.fault(path, "unknown key", RETIRED.get(path, remedy))
 
     def mapping(self, value: Any, path: KeyPath) -> dict[str, Any]:
         """Return a mapping; anything else is a fault and gives an empty one."""

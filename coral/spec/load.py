@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -14,12 +15,15 @@ from coral.plan import TrainingPlan, task_shares
 from coral.ports import Task
 from coral.records import Direction, Objective
 from coral.settings import (
+    FIRST_STAGE,
+    PARENTS_STAGE,
     BudgetSettings,
     EvolutionSettings,
     ExecutionSettings,
     RunSpec,
     SimulationSettings,
     TaskSettings,
+    WarmStartSettings,
 )
 from coral.spec.aliases import BASE_MODEL_NAMES, EPOCH_NAMES, TRAINING_SHORTHANDS
 from coral.spec.base_model import locate
@@ -30,28 +34,14 @@ from coral.spec.document import (
     read_document,
     shown,
     with_overrides,
+    without,
 )
 from coral.spec.fields import Reader, suggestion
 from coral.spec.ladder import read_prune, read_stages
 from coral.spec.search_space import read_search_space
+from coral.spec.sections import BYTES, INHERITANCE, RETIRED, SECTIONS
 from coral.spec.training import entries_of, read_plan_values, read_training, written_at
 
-SECTIONS = (
-    "mode",
-    "base_model",
-    "tasks",
-    "training",
-    "search_space",
-    "evolution",
-    "training_stages",
-    "prune",
-    "objectives",
-    "budget",
-    "execution",
-    "simulation",
-    "output_dir",
-    "seed",
-)
 COST_METRICS: Mapping[str, Direction] = {"trainable_parameters": "min", "train_cost": "min"}
 _TASK_OPTION = re.compile(r"task '[^']*': (?:the option )?'?(\w+)")
 
@@ -80,9 +70,26 @@ def load_config(
     Raises:
         ConfigError: with every fault that can be found without loading the model.
     """
-    document = with_overrides(read_document(path), overrides or {})
+    return _loaded(with_overrides(read_document(path), overrides or {}), path.stem, registry)
+
+
+def load_resolved(
+    path: Path, registry: TaskRegistry, overrides: Mapping[str, str] | None = None
+) -> LoadedConfig:
+    """Read the resolved config of a run. Raises what ``load_config`` does.
+
+    A run that an older Coral began goes on as it began, with nothing inherited or derived.
+    """
+    document = without(read_document(path), RETIRED)
+    config = _loaded(with_overrides(document, overrides or {}), path.stem, registry)
+    if any(section in document.data for section in INHERITANCE):
+        return config
+    return replace(config, spec=config.spec.without_inheritance())
+
+
+def _loaded(document: Document, name: str, registry: TaskRegistry) -> LoadedConfig:
     reader = Reader(document)
-    spec = _Sections(reader, registry).spec(path.stem)
+    spec = _Sections(reader, registry).spec(name)
     if spec is None:
         raise ConfigError(in_file_order(reader.faults))
     return LoadedConfig(spec=spec, document=document)
@@ -126,16 +133,18 @@ class _Sections:
         execution = self._reader.record(
             ExecutionSettings, self._data.get("execution"), ("execution",)
         )
-        scalars = {
+        scalars: dict[str, Any] = {
             key: self._reader.field(RunSpec, key, self._data[key], (key,))[1]
-            for key in ("output_dir", "seed")
+            for key in ("output_dir", "seed", "cache")
             if key in self._data
         }
+        scalars["cache_bytes"] = self._bytes("cache_bytes")
         simulation = self._simulation(stages)
-        if mode == "real" and evolution is not None and evolution.warm_start:
-            rule = "warm starts are simulated so far, they need `mode: simulate`, got true"
-            remedy = "Set it to false, or add --simulate."
-            self._reader.fault(("evolution", "warm_start"), rule, remedy)
+        blocks: dict[str, Any] = {
+            name: self._reader.record(record, self._data.get(name), (name,))
+            for name, record in INHERITANCE.items()
+        }
+        self._check_entry(blocks["warm_start"], stages)
         if self._reader.faults:
             return None
         assert mode is not None
@@ -161,6 +170,7 @@ class _Sections:
             budget=budget,
             execution=execution,
             simulation=simulation,
+            **blocks,
             **scalars,
         )
 
@@ -267,6 +277,29 @@ class _Sections:
         given = {"recipes": tuple(recipe for recipe in recipes if recipe)}
         return self._reader.record(EvolutionSettings, block, ("evolution",), given=given)
 
+    def _check_entry(
+        self, warm_start: WarmStartSettings | None, stages: Sequence[Stage] | None
+    ) -> None:
+        if warm_start is None or stages is None:
+            return
+        known = (FIRST_STAGE, PARENTS_STAGE, *(stage.name for stage in stages))
+        if warm_start.entry not in known:
+            rule = f"must be first, parent or a stage's name, got {warm_start.entry}"
+            remedy = suggestion(warm_start.entry, known, "Entries that exist")
+            self._reader.fault(("warm_start", "entry"), rule, remedy)
+
+    def _bytes(self, key: str) -> int | None:
+        """Read a number of bytes, alone or with a unit; None where there is none."""
+        value = self._data.get(key)
+        count = byte_count(value) if isinstance(value, str) else value
+        if count is None:
+            return None
+        if type(count) in (int, float) and math.isfinite(count) and count == int(count) > 0:
+            return int(count)
+        rule = f"must be a number of bytes > 0, alone or with a unit, got {shown(value)}"
+        self._reader.fault((key,), rule, "Write it as 200MB, 1.5GB or 200000000.")
+        return None
+
     def _simulation(self, stages: Sequence[Stage] | None) -> SimulationSettings | None:
         path: KeyPath = ("simulation",)
         block = self._data.get("simulation")
@@ -322,6 +355,15 @@ class _Sections:
             self._reader.fault(where, f"no task of this run gives it, got {metric}", remedy)
         given = {} if "direction" in block else {"direction": known.get(str(metric), "max")}
         return self._reader.record(Objective, block, path, given=given)
+
+
+def byte_count(text: str) -> float:
+    """Return the bytes that a text such as ``1.5GB`` says; NaN if it says none."""
+    if not re.fullmatch(BYTES, text):
+        return math.nan
+    count = text.rstrip(" kKMGTB")
+    unit = text.removeprefix(count).strip(" B").upper()
+    return float(round(float(count) * 1000.0 ** ("", "K", "M", "G", "T").index(unit)))
 
 
 def _metrics(tasks: Sequence[Task]) -> dict[str, Direction]:

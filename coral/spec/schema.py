@@ -27,6 +27,7 @@ from coral.spec.aliases import (
     PLAN_ALIASES,
     TARGET_LINEAR,
 )
+from coral.spec.sections import BYTES, INHERITANCE
 from coral.spec.training import PARTS, plan_fields
 
 Schema = dict[str, Any]
@@ -115,6 +116,7 @@ def config_schema() -> Schema:
                 },
             },
             "evolution": evolution,
+            **{name: _record(record) for name, record in INHERITANCE.items()},
             "training_stages": {"type": "array", "minItems": 1, "items": _record(Stage)},
             "prune": {
                 "anyOf": [
@@ -138,6 +140,13 @@ def config_schema() -> Schema:
             "execution": _record(ExecutionSettings),
             "mode": {"enum": ["real", "simulate"], "default": "real"},
             "simulation": simulation,
+            "cache": {"type": "string"},
+            "cache_bytes": {
+                "description": "A number of bytes, or a text such as 200MB.",
+                "type": ["integer", "string", "null"],
+                "exclusiveMinimum": 0,
+                "pattern": f"^{BYTES}$",
+            },
             "output_dir": {"type": "string"},
             "seed": {"type": "integer", "minimum": 0},
             **{name: {"type": "number", "exclusiveMinimum": 0} for name in EPOCH_NAMES},

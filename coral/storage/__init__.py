@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from coral.storage.checkpoints import DirectoryCheckpointStore
+from coral.storage.checkpoints import FsspecCheckpointStore
 from coral.storage.lock import is_locked, run_lock
 from coral.storage.paths import (
     CachePaths,
     RunPaths,
-    cache_root,
+    cache_location,
+    check_location,
     next_free,
     replace_folder,
     write_bytes_durably,
@@ -18,11 +19,12 @@ from coral.storage.run_store import Entry, SqliteRunStore
 
 __all__ = [
     "CachePaths",
-    "DirectoryCheckpointStore",
     "Entry",
+    "FsspecCheckpointStore",
     "RunPaths",
     "SqliteRunStore",
-    "cache_root",
+    "cache_location",
+    "check_location",
     "is_locked",
     "next_free",
     "replace_folder",

@@ -19,18 +19,22 @@ from pydantic_core import PydanticSerializationError
 
 from coral.errors import GenomeError
 from coral.records import (
+    CandidatesJoined,
     Event,
     GenerationFinished,
     GenerationStarted,
     GeneValue,
     RunConfirmed,
     StageFinished,
+    TrialsDerived,
 )
 
 _RECORDS: dict[str, type[Event]] = {
     "generation_started": GenerationStarted,
+    "candidates_joined": CandidatesJoined,
     "stage_finished": StageFinished,
     "generation_finished": GenerationFinished,
+    "trials_derived": TrialsDerived,
     "run_confirmed": RunConfirmed,
 }
 _KINDS = {record: kind for kind, record in _RECORDS.items()}
@@ -46,7 +50,7 @@ def encode(event: Event) -> tuple[str, str]:
         GenomeError: a gene is not finite, and would come back as text.
         TypeError: a field holds another type than its record declares.
     """
-    if isinstance(event, GenerationStarted):
+    if isinstance(event, GenerationStarted | CandidatesJoined):
         _check_genes(event)
     kind = _KINDS[type(event)]
     try:
@@ -84,7 +88,7 @@ def _reader(kind: str) -> TypeAdapter[Event]:
     return TypeAdapter(_RECORDS[kind])
 
 
-def _check_genes(event: GenerationStarted) -> None:
+def _check_genes(event: GenerationStarted | CandidatesJoined) -> None:
     for candidate in event.candidates:
         for path, value in candidate.genome.items():
             if not _is_finite(value):

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from coral.errors import ConfigError, Fault
+
+DRIVERS = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "memory": "fsspec"}
+"""The package that reaches each URL scheme. ``memory://`` is one process's own, for tests."""
+
+_SCHEME_ENDS = "://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +67,82 @@ class CachePaths:
     """What lies in the cache. All of it can be made again.
 
     Attributes:
-        root: usually ``cache_root()``.
+        root: a folder, or a URL in an object store; usually from ``cache_location``.
     """
 
-    root: Path
+    root: str
 
     @property
-    def checkpoints(self) -> Path:
-        """Folder of the content-addressed checkpoints."""
-        return self.root / "checkpoints"
+    def checkpoints(self) -> str:
+        """Location of the content-addressed checkpoints, as ``FsspecCheckpointStore`` takes it."""
+        return f"{self.root}/checkpoints"
+
+    def fresh(self, name: str) -> str:
+        """Location of the checkpoints of a run that looks at nobody else's."""
+        return f"{self.checkpoints}/fresh/{name}"
 
     @property
     def tasks(self) -> Path:
-        """Folder of what task plugins collect."""
-        return self.root / "tasks"
+        """Folder of what task plugins collect: on this machine, wherever the root is."""
+        return Path("cache" if _SCHEME_ENDS in self.root else self.root).absolute() / "tasks"
 
 
-def cache_root() -> Path:
-    """Return the cache's folder: ``CORAL_CACHE`` if it is set, else ``./cache``."""
-    return Path(os.environ.get("CORAL_CACHE") or "cache")
+def cache_location(configured: str = "") -> CachePaths:
+    """Return the cache: where ``CORAL_CACHE`` says, else the config, else ``./cache``.
+
+    Args:
+        configured: the config's ``cache``; empty where it has none.
+
+    Raises:
+        ConfigError: one of them breaks a rule of ``check_location``. The config's own is checked
+            even where ``CORAL_CACHE`` takes its place, because a run stores its config.
+    """
+    named = os.environ.get("CORAL_CACHE", "")
+    check_location(configured, where="config", key="cache")
+    check_location(named, where="environment", key="CORAL_CACHE")
+    root = named or configured or "cache"
+    if _SCHEME_ENDS in root:
+        return CachePaths(root.rstrip("/"))
+    return CachePaths(str(Path(root).expanduser().resolve()))
+
+
+def check_location(location: str, *, where: str, key: str = "") -> None:
+    """Refuse a URL that holds more than a bucket and a folder, or that has no driver.
+
+    Anything without ``://`` is a folder. Credentials come from the environment, so that they are in
+    no file that Coral writes; for the same reason the message masks them.
+
+    Args:
+        where: what the location was read from, for the message.
+        key: its key there.
+
+    Raises:
+        ConfigError: it breaks a rule.
+    """
+    scheme, is_url, rest = location.partition(_SCHEME_ENDS)
+    if not is_url:
+        return
+    if set(location) & set("@?#"):
+        rule = "a cache's URL must hold no user name, password, query or fragment"
+        remedy = "Leave them out; credentials come from the environment (docs/checkpoints.md)."
+    elif scheme not in DRIVERS:
+        rule = "a cache must be a folder, or a URL that starts with s3://, gs:// or az://"
+        remedy = "Name one of these; the path of a folder takes no scheme."
+    elif not rest.strip("/") or rest.startswith("/"):
+        rule = "a cache's URL must name a bucket"
+        remedy = f"Write, for example, {scheme}://bucket/folder."
+    else:
+        return
+    rule += f", got {_masked(location)}."
+    raise ConfigError([Fault(where=where, key=key, rule=rule, remedy=remedy)])
+
+
+def _masked(location: str) -> str:
+    """Return a URL without what may be a secret: all before the last ``@``, and any query."""
+    schemes = (f"{scheme}{_SCHEME_ENDS}" for scheme in DRIVERS)
+    scheme = next((scheme for scheme in schemes if location.startswith(scheme)), "")
+    shown = re.sub(r".*@", "***@", location.removeprefix(scheme), flags=re.DOTALL)
+    return scheme + re.sub(r"[?#].*", "?***", shown, flags=re.DOTALL)
 
 
 def next_free(folder: Path) -> Path:
@@ -115,26 +181,48 @@ def write_text_durably(path: Path, text: str) -> None:
 
 
 def write_bytes_durably(path: Path, content: bytes) -> None:
-    """Replace a file's content at once: a reader, or a crash, finds the old or the new, never half.
-
-    The content is written beside ``path``, synced and renamed over it, and the folder is synced.
-    Missing folders are made.
+    """Replace a file's content as ``write_bytes_whole`` does, and make it outlast a power cut.
 
     Raises:
         OSError: the file can't be written; ``path`` is as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with _draft_of(path) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     sync_folder(path.parent)
+
+
+def write_bytes_whole(path: Path, content: bytes) -> None:
+    """Replace a file's content at once: a reader, or a crash, finds the old or the new, never half.
+
+    The content is written beside ``path`` and renamed over it. Missing folders are made. After a
+    power cut the file may hold anything.
+
+    Raises:
+        OSError: the file can't be written; ``path`` is as it was.
+    """
+    with _draft_of(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def _draft_of(path: Path) -> Iterator[BinaryIO]:
+    """Open a new file beside ``path``, and put it in its place if all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with draft.open("xb") as file:
+            yield file
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def is_draft(name: str) -> bool:
+    """Return whether a file's name is one that a writer takes until the file is whole."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", name) is not None
 
 
 def replace_folder(draft: Path, folder: Path) -> None:

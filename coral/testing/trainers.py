@@ -2,7 +2,8 @@
 
 It obeys the ``Trainer`` protocol without a model, for tests of executors and of whole evolutions.
 What a plan earns follows from the plan alone, so an evolution on it has something to find: the best
-learning rate is 1e-3, more rank helps less and less, and later stages do better.
+learning rate is 1e-3, more rank helps less and less, and later stages do better. Inherited weights
+count as training already done, and a soup is better than its members.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from coral.errors import ModelError
 from coral.fidelity.stages import ladder_steps
 from coral.plan import TrainingPlan, adapted_modules, digest_of
 from coral.ports import LinearModule, Progress, Survey, TaskSurvey, TrainingJob
-from coral.records import Cost, Curve, Failure, Interval, Outcome, TestScore
+from coral.records import Cost, Curve, Failure, Inheritance, Interval, Outcome, TestScore
 
 BEST_LEARNING_RATE = 1e-3
 TRAIN_EXAMPLES = 400
@@ -51,6 +52,7 @@ def scripted_trainer(
             * ``trials``: trial number (as text) to what happens in it, one of ``{"raise": text}``,
               ``{"sleep": seconds}``, ``{"hang": true}``, ``{"diverge": true}``,
               ``{"oom_above": largest micro-batch that fits}``,
+              ``{"lost": true}`` (what it inherits can't be read, until it knows its ancestors),
               ``{"die": n}`` (SIGKILL in the first n attempts) and ``{"exit": status}`` (ends the
               process in every attempt).
 
@@ -162,12 +164,9 @@ class ScriptedTrainer:
                         os.kill(os.getpid(), signal.SIGKILL)
                 case "exit":
                     os._exit(value)
-                case "diverge":
-                    return Failure(kind="diverged", message="the loss is not finite at step 3")
-                case "oom_above":
-                    examples = job.micro_batch_size or job.plan.schedule.batch_size
-                    if examples > value:
-                        return Failure(kind="oom", message=f"{examples} examples do not fit")
+                case "diverge" | "lost" | "oom_above":
+                    if failure := _failure(act, value, job):
+                        return failure
                 case _:
                     raise ValueError(
                         f"the script of trial {job.trial} must hold known acts, got {act!r}."
@@ -179,7 +178,9 @@ class ScriptedTrainer:
         ends = ladder_steps(job.stages, TRAIN_EXAMPLES, job.plan.schedule.batch_size)
         first = ends[job.stage - 1] if job.stage else 0
         last = ends[job.stage]
-        metrics = _metrics(job.plan, last / ends[-1])
+        inherited = ends[-1] if job.inherits else 0
+        steps = 0 if job.derivation else last - first
+        metrics = _metrics(job.plan, (last + inherited * _worth(job)) / ends[-1])
         for step in (first + 1, last):
             self._report(
                 Progress(
@@ -190,14 +191,14 @@ class ScriptedTrainer:
                     loss=metrics["log_loss"],
                 )
             )
-        examples = (last - first) * job.plan.schedule.batch_size
+        examples = steps * job.plan.schedule.batch_size
         parameters = _trainable_parameters(job.plan)
         return Outcome(
             key=job.key,
             stage=job.stage,
             metrics=metrics,
             cost=Cost(
-                optimizer_steps=last - first,
+                optimizer_steps=steps,
                 examples=examples,
                 tokens=16 * examples,
                 teraflops=6e-12 * 16 * examples * parameters,
@@ -208,11 +209,45 @@ class ScriptedTrainer:
                 loss=(metrics["log_loss"] + 0.1, metrics["log_loss"]),
                 gradient_norm=(metrics["gradient_norm"],) * 2,
             ),
-            cumulative_steps=last,
+            cumulative_steps=inherited + (0 if job.derivation else last),
             trainable_parameters=parameters,
             checkpoint=digest_of([job.key, job.stage]),
+            checkpoint_bytes=12 * parameters,
+            inheritance=_inheritance(job),
             peak_memory_bytes=_MODEL_BYTES + 8 * parameters,
         )
+
+
+def _failure(act: str, value: Any, job: TrainingJob) -> Failure | None:
+    """Return the failure that an act of the script means for a job; None if it is spared."""
+    match act:
+        case "diverge":
+            return Failure(kind="diverged", message="the loss is not finite at step 3")
+        case "lost" if not job.ancestors:
+            return Failure(kind="lost", message="the weights of its parent are lost")
+        case "oom_above":
+            examples = job.micro_batch_size or job.plan.schedule.batch_size
+            if examples > value:
+                return Failure(kind="oom", message=f"{examples} examples do not fit")
+    return None
+
+
+def _worth(job: TrainingJob) -> float:
+    """Return what inherited weights are worth, as a share of a full training."""
+    if job.derivation is None:
+        return 0.5
+    return 1 - 1 / (1 + len(job.inherits))
+
+
+def _inheritance(job: TrainingJob) -> Inheritance | None:
+    if not job.inherits or job.stage != job.entry:
+        return None
+    return Inheritance(
+        retained_energy=1.0,
+        by_module={module.name: 1.0 for module in _MODULES},
+        sources=tuple(item.trial for item in job.inherits),
+        moments_kept=len(job.inherits) == 1 and job.derivation is None,
+    )
 
 
 def _metrics(plan: TrainingPlan, progress: float) -> dict[str, float]:

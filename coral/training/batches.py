@@ -91,21 +91,31 @@ def fraction(index: TrainIndex, task: int, data_percentage: float) -> Indices:
 
 
 def stage_batches(
-    plan: TrainingPlan, index: TrainIndex, stages: Sequence[Stage], stage: int, seed: int
+    plan: TrainingPlan,
+    index: TrainIndex,
+    stages: Sequence[Stage],
+    stage: int,
+    seed: int,
+    seen: Sequence[int] = (),
 ) -> list[Indices]:
     """Return the batches of one stage, each ``(batch_size,)`` rows of ``index``.
 
     Examples are drawn window by window: tasks by their shares, each task in seeded passes over the
     stage's data fraction, the curriculum's limit taken at the window's start. A window is then
     sorted by length and cut into batches in random order, so that little is padded.
+
+    Args:
+        seen: examples of each task that inherited weights have drawn in this stage before; their
+            passes go on there, so that an heir learns from what its parents have not seen.
     """
     batch_size = plan.schedule.batch_size
     ends = [0, *ladder_steps(stages, len(index), batch_size)]
     start, end, horizon = ends[stage], ends[stage + 1], ends[-1]
     shares = task_shares(plan.tasks, index.tasks)
+    before = tuple(seen) or (0,) * len(index.tasks)
     queues = [
-        _Queue(index, fraction(index, i, stages[stage].data_percentage), (seed, stage, name))
-        for i, name in enumerate(index.tasks)
+        _Queue(index, fraction(index, i, stages[stage].data_percentage), (seed, stage, name), past)
+        for i, (name, past) in enumerate(zip(index.tasks, before, strict=True))
     ]
     batches: list[Indices] = []
     drawn = np.zeros(len(queues), dtype=np.int64)
@@ -123,6 +133,12 @@ def stage_batches(
     return batches
 
 
+def examples_by_task(index: TrainIndex, batches: Sequence[Indices]) -> tuple[int, ...]:
+    """Return how many examples of each task are in some batches."""
+    drawn = np.bincount(index.task[np.concatenate(batches)], minlength=len(index.tasks))
+    return tuple(drawn.tolist())
+
+
 def _allot(shares: Sequence[float], drawn: Indices, size: int) -> Indices:
     """Return how many of the next ``size`` examples each task gets: totals keep to the shares."""
     target = np.asarray(shares) * (drawn.sum() + size)
@@ -137,13 +153,17 @@ def _allot(shares: Sequence[float], drawn: Indices, size: int) -> Indices:
 class _Queue:
     """One task's examples in seeded passes; what the curriculum holds back stays in line."""
 
-    def __init__(self, index: TrainIndex, rows: Indices, names: tuple[int, int, str]) -> None:
+    def __init__(
+        self, index: TrainIndex, rows: Indices, names: tuple[int, int, str], past: int
+    ) -> None:
         self._difficulty = index.difficulty
         self._rows = rows
         self._easiest = float(index.difficulty[rows].min())
         self._names = names
-        self._passes = 0
+        self._passes, skipped = divmod(past, len(rows))
         self._line = np.empty(0, dtype=np.int64)
+        if skipped:
+            self._line = self._next_pass()[skipped:]
 
     def take(self, count: int, limit: float) -> Indices:
         """Return the next ``count`` rows no harder than ``limit``, or than the easiest there is."""
@@ -154,7 +174,10 @@ class _Queue:
                 taken = self._line[allowed]
                 self._line = np.delete(self._line, allowed)
                 return taken
-            seed, stage, task = self._names
-            rng = stream(seed, "order", stage, task, self._passes)
-            self._line = np.concatenate([self._line, rng.permutation(self._rows)])
-            self._passes += 1
+            self._line = np.concatenate([self._line, self._next_pass()])
+
+    def _next_pass(self) -> Indices:
+        seed, stage, task = self._names
+        rng = stream(seed, "order", stage, task, self._passes)
+        self._passes += 1
+        return rng.permutation(self._rows)

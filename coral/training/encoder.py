@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from peft.tuners.lora import LoraLayer
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -17,9 +17,12 @@ from coral.errors import CheckpointError
 from coral.plan import AdapterPlan, TrainingPlan, adapted_modules
 from coral.rng import derive_seed
 from coral.training.base import BaseModel
+from coral.training.factors import Factors
 from coral.training.failures import DivergedError
 
 MAX_TORCH_SEED = 2**63 - 1
+_NAME = "default"
+"""PEFT's name of the one adapter."""
 
 
 class MultiTaskEncoder(nn.Module):
@@ -44,31 +47,81 @@ class MultiTaskEncoder(nn.Module):
     def adapter_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.adapter.parameters() if p.requires_grad]
 
+    def layers(self) -> dict[str, Any]:
+        """Return the adapted modules, ``LoraLayer`` s, by their names in the base model."""
+        base: Any = self.adapter.base_model.model
+        named = base.named_modules()
+        return {name: module for name, module in named if isinstance(module, LoraLayer)}
+
+    def parameters_by_name(self) -> dict[str, nn.Parameter]:
+        """Return all that is trained: ``<module>.a``, ``.b``, ``.magnitude``, ``head.<task>.…``."""
+        named: dict[str, nn.Parameter] = {}
+        for name, layer in self.layers().items():
+            named[f"{name}.a"] = layer.lora_A[_NAME].weight
+            named[f"{name}.b"] = layer.lora_B[_NAME].weight
+            if _NAME in layer.lora_magnitude_vector:
+                named[f"{name}.magnitude"] = layer.lora_magnitude_vector[_NAME].weight
+        return {**named, **{f"head.{name}": p for name, p in self.heads.named_parameters()}}
+
     def state(self) -> dict[str, Tensor]:
-        """Return all trained tensors under ``adapter.`` and ``head.``."""
-        # PEFT would ask the hub whether the vocabulary grew; Coral leaves embeddings alone.
-        own = get_peft_model_state_dict(self.adapter, save_embedding_layers=False)
-        adapter = {f"adapter.{k}": v for k, v in own.items()}
-        heads = {f"head.{k}": v for k, v in self.heads.state_dict().items()}
-        return {name: tensor.detach().cpu() for name, tensor in {**adapter, **heads}.items()}
+        """Return the values of ``parameters_by_name``, on the CPU."""
+        return {name: p.detach().cpu() for name, p in self.parameters_by_name().items()}
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Load what ``state`` returned.
 
         Raises:
-            CheckpointError: a tensor is missing or left over. PEFT alone would stay silent.
+            CheckpointError: a tensor is missing, left over or of another shape.
         """
-        expected, given = set(self.state()), set(tensors)
-        if expected != given:
-            raise CheckpointError(
-                f"the checkpoint does not cover the model: missing {sorted(expected - given)[:3]},"
-                f" left over {sorted(given - expected)[:3]}"
-            )
-        adapter = {k.removeprefix("adapter."): v for k, v in tensors.items() if k[0] == "a"}
-        set_peft_model_state_dict(self.adapter, adapter)
-        self.heads.load_state_dict(
-            {k.removeprefix("head."): v for k, v in tensors.items() if k[0] == "h"}
+        own = self.parameters_by_name()
+        require_coverage(own, tensors)
+        for name, parameter in own.items():
+            if parameter.shape != tensors[name].shape:
+                raise CheckpointError(
+                    f"the checkpoint does not fit the model: {name} is"
+                    f" {tuple(tensors[name].shape)}, must be {tuple(parameter.shape)}"
+                )
+            parameter.data.copy_(tensors[name])
+
+    def factors(self) -> dict[str, Factors]:
+        """Return the adapter's updates by module, sharing its memory."""
+        return factors_of(
+            {n: p.detach() for n, p in self.parameters_by_name().items()}, self.scaling
         )
+
+    @property
+    def scaling(self) -> float:
+        """Effective scaling of every update."""
+        return float(next(iter(self.layers().values())).scaling[_NAME])
+
+    def load_factors(self, modules: Mapping[str, Factors]) -> None:
+        """Load updates of the adapter's own ranks and scaling.
+
+        A DoRA magnitude that they lack becomes the norms of the adapted weights, so that the update
+        holds whole; PEFT sets it to those of the base alone, for its own updates start at zero.
+
+        Raises:
+            CheckpointError: a module is missing, left over or of another shape.
+        """
+        own = self.parameters_by_name()
+        given: dict[str, Tensor] = {n: p for n, p in own.items() if n.startswith("head.")}
+        for name, factors in modules.items():
+            given |= {f"{name}.a": factors.a, f"{name}.b": factors.b}
+            if (magnitude := own.get(f"{name}.magnitude")) is not None:
+                given[f"{name}.magnitude"] = (
+                    magnitude if factors.magnitude is None else factors.magnitude
+                )
+        self.load_state(given)
+        for name, layer in self.layers().items():
+            if modules[name].magnitude is None and f"{name}.magnitude" in own:
+                weight = layer.get_base_layer().weight + layer.get_delta_weight(_NAME)
+                by_output = weight.T if layer.fan_in_fan_out else weight
+                own[f"{name}.magnitude"].data.copy_(by_output.norm(dim=1))
+
+    def load_heads(self, heads: Mapping[str, Tensor]) -> None:
+        """Load heads under their names in ``state``. Raises as ``load_state`` does."""
+        adapter = {n: p for n, p in self.parameters_by_name().items() if not n.startswith("head.")}
+        self.load_state({**adapter, **heads})
 
     @contextmanager
     def merged(self) -> Iterator[None]:
@@ -112,19 +165,56 @@ def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
             return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
-def lora_config(plan: AdapterPlan, base: BaseModel) -> LoraConfig:
+def require_coverage(expected: Iterable[str], given: Iterable[str]) -> None:
+    """Check that tensors cover a model, no less and no more. PEFT alone would stay silent.
+
+    Raises:
+        CheckpointError: one is missing or left over.
+    """
+    missing, surplus = sorted(set(expected) - set(given)), sorted(set(given) - set(expected))
+    if missing or surplus:
+        raise CheckpointError(
+            f"the checkpoint does not cover the model: missing {missing[:3]},"
+            f" left over {surplus[:3]}"
+        )
+
+
+def factors_of(tensors: Mapping[str, Tensor], scaling: float) -> dict[str, Factors]:
+    """Return the updates by module that a state of ``MultiTaskEncoder`` holds."""
+    return {
+        (module := name.removesuffix(".a")): Factors(
+            a=tensor,
+            b=tensors[f"{module}.b"],
+            scaling=scaling,
+            magnitude=tensors.get(f"{module}.magnitude"),
+        )
+        for name, tensor in tensors.items()
+        if name.endswith(".a") and not name.startswith("head.")
+    }
+
+
+def lora_config(
+    plan: AdapterPlan, base: BaseModel, ranks: Mapping[str, int] | None = None
+) -> LoraConfig:
     """Return PEFT's configuration of a plan's adapter.
+
+    Args:
+        ranks: module to rank, where the adapter has others than the plan's; it is then exactly
+            these modules that are adapted.
 
     Raises:
         PlanError: the plan's targets match nothing in the model.
     """
     names = [(module.name, module.layer) for module in base.linear_modules]
+    own = {name: replace(plan, rank=rank).alpha for name, rank in (ranks or {}).items()}
     return LoraConfig(
         task_type=TaskType.FEATURE_EXTRACTION,
         r=plan.rank,
         lora_alpha=plan.alpha,  # type: ignore[arg-type]  # PEFT divides it by the rank as it is
         lora_dropout=plan.dropout,
-        target_modules=list(adapted_modules(plan, names, base.depth)),
+        target_modules=list(ranks or adapted_modules(plan, names, base.depth)),
+        rank_pattern={name: rank for name, rank in (ranks or {}).items() if rank != plan.rank},
+        alpha_pattern={name: alpha for name, alpha in own.items() if alpha != plan.alpha},
         use_rslora=plan.rslora,
         use_dora=plan.dora,
         bias="none",
@@ -133,16 +223,21 @@ def lora_config(plan: AdapterPlan, base: BaseModel) -> LoraConfig:
 
 @contextmanager
 def adapted(
-    base: BaseModel, plan: TrainingPlan, classes: Mapping[str, int], seed: int
+    base: BaseModel,
+    plan: TrainingPlan,
+    classes: Mapping[str, int],
+    seed: int,
+    ranks: Mapping[str, int] | None = None,
 ) -> Iterator[MultiTaskEncoder]:
     """Lend the base with a fresh adapter and heads; it is plain again afterwards.
 
     Args:
         classes: task name to number of classes.
         seed: fixes the initial weights.
+        ranks: see ``lora_config``.
     """
     torch.manual_seed(derive_seed(seed, "adapter") % MAX_TORCH_SEED)
-    peft_model = get_peft_model(base.model, lora_config(plan.adapter, base))
+    peft_model = get_peft_model(base.model, lora_config(plan.adapter, base, ranks))
     assert isinstance(peft_model, PeftModel)
     try:
         heads = nn.ModuleDict()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
+from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -18,7 +19,7 @@ from coral.errors import CheckpointError, ModelError
 from coral.ports import Examples
 from coral.training.base import BaseModel, load_base
 from coral.training.data import build_evaluation_set
-from coral.training.encoder import MultiTaskEncoder
+from coral.training.encoder import MultiTaskEncoder, require_coverage
 from coral.training.evaluation import predict
 
 ADAPTER = "adapter_model.safetensors"
@@ -88,6 +89,7 @@ Adapter parameters: {card["trainable_parameters"]:,}. Optimizer steps: {card["cu
 
 ```python
 from peft import PeftModel
+from peft.utils import get_peft_model_state_dict
 from transformers import AutoModel
 
 encoder = PeftModel.from_pretrained(AutoModel.from_pretrained(BASE_MODEL_FOLDER), THIS_FOLDER)
@@ -115,10 +117,8 @@ class Predictor:
         """
         try:
             self.card: dict[str, Any] = json.loads((folder / FACTS).read_text())
-            weights = {
-                **{f"head.{k}": v for k, v in load_file(folder / HEADS).items()},
-                **{f"adapter.{k}": v for k, v in load_file(folder / ADAPTER).items()},
-            }
+            heads = load_file(folder / HEADS)
+            adapted = list(load_file(folder / ADAPTER))
         except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(
                 f"{folder} holds no champion: {error}. Finish the run with `coral resume` first."
@@ -132,17 +132,21 @@ class Predictor:
                 "\nBring back the base model that it was trained on."
             )
         adapter = PeftModel.from_pretrained(self._base.model, str(folder))
-        heads = nn.ModuleDict(
+        modules = nn.ModuleDict(
             {
                 name: nn.Linear(self._base.hidden_size, len(facts["labels"]))
                 for name, facts in self.card["tasks"].items()
             }
         )
         pooling = self.card["plan"]["encoding"]["pooling"]
-        self._encoder = MultiTaskEncoder(adapter, heads.to(torch.device(device)), pooling).eval()
+        self._encoder = MultiTaskEncoder(adapter, modules.to(torch.device(device)), pooling).eval()
         try:
-            self._encoder.load_state(weights)
-        except CheckpointError as error:
+            require_coverage(
+                get_peft_model_state_dict(adapter, save_embedding_layers=False), adapted
+            )
+            require_coverage(modules.state_dict(), heads)
+            modules.load_state_dict(heads)
+        except (CheckpointError, RuntimeError) as error:
             raise ModelError(f"{folder} does not fit its base model: {error}") from error
 
     def predict(self, texts: Sequence[str]) -> list[dict[str, dict[str, float]]]:

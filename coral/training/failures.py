@@ -21,6 +21,10 @@ class DivergedError(Exception):
     """Loss, gradients or weights are not finite. A trial's failure: it never leaves this room."""
 
 
+class LostWeightsError(Exception):
+    """Weights to inherit can't be read. A trial's failure: it never leaves this room."""
+
+
 def failure_of(error: Exception) -> Failure:
     """Return what ``error`` means for the trial that raised it."""
     kind = _kind(error)
@@ -33,6 +37,8 @@ def failure_of(error: Exception) -> Failure:
 def _kind(error: Exception) -> FailureKind:
     if isinstance(error, DivergedError):
         return "diverged"
+    if isinstance(error, LostWeightsError):
+        return "lost"
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return "oom"
     if isinstance(error, RuntimeError) and any(t in str(error).lower() for t in _OUT_OF_MEMORY):

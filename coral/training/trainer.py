@@ -6,8 +6,6 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coral.errors import CheckpointError, TaskError
-from coral.fidelity import gradient_norm, ladder_steps, loss_slope
-from coral.flops import adapter_parameters, step_cost
-from coral.plan import TrainingPlan, digest_of
+from coral.errors import TaskError
+from coral.fidelity import gradient_norm, loss_slope
+from coral.plan import TrainingPlan
 from coral.ports import (
     CheckpointStore,
     Progress,
@@ -28,9 +25,8 @@ from coral.ports import (
     TrainingJob,
 )
 from coral.records import Cost, Curve, Outcome, TestScore
-from coral.training import checkpoint, export
+from coral.training import export
 from coral.training.base import BaseModel
-from coral.training.batches import stage_batches
 from coral.training.data import (
     EvaluationSet,
     LoadedTask,
@@ -40,7 +36,6 @@ from coral.training.data import (
     data_digest,
     evaluation_part,
 )
-from coral.training.encoder import MultiTaskEncoder, adapted
 from coral.training.evaluation import (
     Probabilities,
     bootstrap,
@@ -50,29 +45,14 @@ from coral.training.evaluation import (
     with_means,
 )
 from coral.training.failures import failure_of
+from coral.training.job import JobLog, JobRunner
 from coral.training.loop import (
     StageLog,
-    build_optimizer,
-    learning_rate_factors,
-    train_steps,
 )
 
 CURVE_POINTS = 200
 SURVEY_LENGTH = 512
 """Texts are measured for the survey up to this many tokens."""
-
-
-@dataclass(slots=True)
-class _Trained:
-    """A model after its job, still on the base.
-
-    Attributes:
-        content: the checkpoint; None if it was there already.
-    """
-
-    encoder: MultiTaskEncoder
-    position: checkpoint.Position
-    content: bytes | None
 
 
 class LoraTrainer:
@@ -88,9 +68,10 @@ class LoraTrainer:
         self._base = base
         self._tasks = dict(tasks)
         self._checkpoints = checkpoints
-        self._report = report
         self._train_sets: dict[tuple[int, int], TrainSet] = {}
         self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
+        classes = {name: len(loaded.data.label_names) for name, loaded in tasks.items()}
+        self._runner = JobRunner(base, classes, checkpoints, self._train_set, report)
 
     def survey(self) -> Survey:
         """Return what the model and the data turned out to be."""
@@ -122,15 +103,16 @@ class LoraTrainer:
     def train(self, jobs: Sequence[TrainingJob]) -> Iterator[Outcome]:
         """Train jobs one after another on the shared base; failures are outcomes too."""
         for job in jobs:
-            logs: list[StageLog] = []
+            log = JobLog()
             try:
-                yield self._train_one(job, logs)
+                yield self._train_one(job, log)
             except Exception as error:
                 yield Outcome(
                     key=job.key,
                     stage=job.stage,
-                    cost=_cost(logs),
-                    curve=_curve(logs),
+                    cost=_cost(log.stages),
+                    curve=_curve(log.stages[-1] if log.stages else StageLog()),
+                    notes=tuple(log.notes),
                     failure=failure_of(error),
                     attempts=job.attempt,
                     peak_memory_bytes=self._peak_memory(),
@@ -142,7 +124,7 @@ class LoraTrainer:
         labels = {name: loaded.data.test.labels for name, loaded in self._tasks.items()}
         predictions = []
         for job in finalists:
-            with self._trained(job, []) as trained:
+            with self._runner.trained(job, JobLog()) as trained:
                 examples = self._split("test", job.plan.encoding.sequence_len)
                 predictions.append(predict(trained.encoder, examples))
         draws = bootstrap(tasks, labels, predictions, seed)
@@ -162,121 +144,44 @@ class LoraTrainer:
 
     def export(self, finalist: TrainingJob, folder: Path, card: Mapping[str, Any]) -> None:
         """Write the trained adapter, its heads, the tokenizer and ``card`` into ``folder``."""
-        with self._trained(finalist, []) as trained:
+        with self._runner.trained(finalist, JobLog()) as trained:
             export.write(folder, trained.encoder, self._base, card)
 
     @property
     def _device(self) -> torch.device:
         return next(self._base.model.parameters()).device
 
-    def _train_one(self, job: TrainingJob, logs: list[StageLog]) -> Outcome:
-        """Train one job; ``logs`` gets an entry a stage, also if it fails on the way."""
-        with self._trained(job, logs) as trained:
-            last = logs[-1] if logs else StageLog()
+    def _train_one(self, job: TrainingJob, log: JobLog) -> Outcome:
+        """Train one job and evaluate it."""
+        with self._runner.trained(job, log) as trained:
             started = time.perf_counter()
             share = job.stages[job.stage].evaluation_percentage
             examples = self._split("validation", job.plan.encoding.sequence_len, share)
             metrics = self._metrics(predict(trained.encoder, examples), examples.labels)
             evaluation_seconds = time.perf_counter() - started
             address = self._checkpoints.put(trained.content) if trained.content else job.resume_from
-            parameters = adapter_parameters(
-                job.plan.adapter, self._base.linear_modules, self._base.depth
-            )
+            parameters = sum(p.numel() for p in trained.encoder.adapter_parameters())
             return Outcome(
                 key=job.key,
                 stage=job.stage,
                 metrics={
                     **metrics,
-                    "gradient_norm": gradient_norm(last.gradient_norm),
-                    "loss_slope": loss_slope(last.loss),
+                    "gradient_norm": gradient_norm(trained.last.gradient_norm),
+                    "loss_slope": loss_slope(trained.last.loss),
                     "trainable_parameters": float(parameters),
                     "train_cost": trained.position.teraflops,
                 },
-                cost=_cost(logs, evaluation_seconds),
-                curve=_curve(logs),
-                cumulative_steps=trained.position.step,
+                cost=_cost(log.stages, evaluation_seconds),
+                curve=_curve(trained.last),
+                cumulative_steps=trained.position.cumulative_steps,
                 trainable_parameters=parameters,
                 checkpoint=address,
+                checkpoint_bytes=len(trained.content or b""),
+                inheritance=log.inheritance,
+                notes=tuple(log.notes),
                 attempts=job.attempt,
                 peak_memory_bytes=self._peak_memory(),
             )
-
-    @contextmanager
-    def _trained(self, job: TrainingJob, logs: list[StageLog]) -> Iterator[_Trained]:
-        """Lend the base with a job's weights on it: restored as far as possible, else trained.
-
-        Args:
-            logs: gets an entry for each stage that has to be trained.
-        """
-        train_set = self._train_set(job.plan, job.seed)
-        classes = {name: len(loaded.data.label_names) for name, loaded in self._tasks.items()}
-        batch_size = job.plan.schedule.batch_size
-        ends = [0, *ladder_steps(job.stages, len(train_set.index), batch_size)]
-        cost = step_cost(
-            job.plan.adapter, self._base.linear_modules, self._base.depth, self._base.hidden_size
-        )
-        restored = self._read(job, ends)
-        with adapted(self._base, job.plan, classes, job.seed) as encoder:
-            optimizer = build_optimizer(encoder, job.plan.schedule)
-            factor = learning_rate_factors(job.plan.schedule, optimizer, ends[-1])
-            done, teraflops = 0, 0.0
-            if restored is not None:
-                tensors, position = restored
-                checkpoint.restore(tensors, encoder, optimizer)
-                done, teraflops = position.stage + 1, position.teraflops
-            for stage in range(done, job.stage + 1):
-                logs.append(StageLog(first_step=ends[stage]))
-                train_steps(
-                    encoder,
-                    optimizer,
-                    factor,
-                    train_set,
-                    stage_batches(job.plan, train_set.index, job.stages, stage, job.seed),
-                    plan=job.plan.schedule,
-                    log=logs[-1],
-                    seed=job.seed,
-                    micro_batch_size=job.micro_batch_size,
-                    cost=cost,
-                    report=lambda step, loss: self._report(
-                        Progress(
-                            trial=job.trial,
-                            stage=job.stage,
-                            step=step,
-                            end_step=ends[job.stage + 1],
-                            loss=loss,
-                        )
-                    ),
-                )
-            position = checkpoint.Position(
-                plan=digest_of(job.plan),
-                model=self._base.digest,
-                stage=job.stage,
-                step=ends[job.stage + 1],
-                teraflops=teraflops + sum(log.teraflops for log in logs),
-            )
-            fresh = done <= job.stage
-            content = checkpoint.dump(encoder, optimizer, position) if fresh else None
-            encoder.eval()
-            yield _Trained(encoder, position, content)
-
-    def _read(
-        self, job: TrainingJob, ends: Sequence[int]
-    ) -> tuple[dict[str, torch.Tensor], checkpoint.Position] | None:
-        """Return the job's checkpoint; None if it has none that can be used.
-
-        Args:
-            ends: cumulative optimizer steps before the first stage and by each stage's end.
-        """
-        if job.resume_from is None:
-            return None
-        try:
-            content = self._checkpoints.get(job.resume_from)
-            restored = checkpoint.read(content, digest_of(job.plan), self._base.digest)
-        except CheckpointError:
-            return None
-        position = restored[1]
-        on_the_way = position.stage <= job.stage and position.step == ends[position.stage + 1]
-        return restored if on_the_way else None
 
     def _metrics(
         self, predictions: Mapping[str, Probabilities], labels: Mapping[str, NDArray[np.int64]]
@@ -327,11 +232,11 @@ def _cost(logs: Sequence[StageLog], evaluation_seconds: float = 0.0) -> Cost:
     )
 
 
-def _curve(logs: Sequence[StageLog]) -> Curve:
-    """Return the last stage's log, thinned to at most ``CURVE_POINTS``; its last step stays."""
-    if not logs or not logs[-1].loss:
+def _curve(log: StageLog) -> Curve:
+    """Return a stage's log, thinned to at most ``CURVE_POINTS``; its last step stays."""
+    if not log.loss:
         return Curve()
-    log, count = logs[-1], len(logs[-1].loss)
+    count = len(log.loss)
     kept = sorted({round(i) for i in np.linspace(0, count - 1, min(count, CURVE_POINTS))})
     return Curve(
         step=tuple(log.first_step + i + 1 for i in kept),

@@ -218,7 +218,7 @@ def test_a_plugin_folder_that_is_missing_exits_with_2(here: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["show"], ["show", "--json"], ["show", "--trials"], ["resume"]]
+    "command", [["show"], ["show", "--json"], ["show", "--trials"], ["lineage"], ["resume"]]
 )
 def test_a_foreign_database_is_no_run(command: list[str], here: Path) -> None:
     with sqlite3.connect(here / "run.sqlite") as connection:

@@ -15,7 +15,17 @@ import coral
 
 
 def test_the_public_names_are_these() -> None:
-    functions = {"calibrate", "compare", "evolve", "predict", "record", "resume", "show"}
+    functions = {
+        "calibrate",
+        "compare",
+        "evolve",
+        "gc",
+        "lineage",
+        "predict",
+        "record",
+        "resume",
+        "show",
+    }
     names = {"CoralError", "__version__", *functions}
     assert set(coral.__all__) == names == set(dir(coral))
     assert all(getattr(coral, name) is not None for name in names)

@@ -73,6 +73,8 @@ class StopAfter:
 
     def on_progress(self, progress: object) -> None: ...
 
+    def on_notice(self, topic: str, text: str) -> None: ...
+
 
 @pytest.fixture
 def interrupted(here: Path) -> Path:

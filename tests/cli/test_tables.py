@@ -12,6 +12,7 @@ from rich.console import Console
 
 from coral.cli.tables import (
     duration,
+    origin,
     print_failures,
     print_forecast,
     print_run,
@@ -25,16 +26,19 @@ from coral.settings import RunSpec
 from tests.reporting.runs import (
     SIMULATED,
     SPEC,
+    WARM,
+    bred,
     confirmed,
     facts_of,
     finished,
     hopeless,
+    rematched,
     unpromoted,
 )
 from tests.reporting.test_forecast import PROBE, SURVEY
 
 Make = Callable[[], list[Event]]
-MAKERS: list[Make] = [confirmed, finished, hopeless, unpromoted, list]
+MAKERS: list[Make] = [confirmed, finished, hopeless, unpromoted, list, bred, rematched]
 STATUSES = ["finished", "interrupted", "failed", "running"]
 
 
@@ -81,6 +85,129 @@ def test_a_simulated_run_is_told_as_such_in_every_part() -> None:
     ):
         assert part in text
     assert "champion runs" not in text
+
+
+def test_a_confirmation_is_a_table_that_marks_who_is_handed_over() -> None:
+    text = _printed(print_run, facts_of(rematched(), spec=WARM))
+    rows = [line.split("  ") for line in text.splitlines()]
+    table = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    first = table.index(["confirmed on auroc", "validation", "test", "all steps"])
+    assert table[first : first + 5] == [
+        ["confirmed on auroc", "validation", "test", "all steps"],
+        ["* trial 7, its own weights", "0.9500", "0.9400", "15"],
+        ["trial 7 from scratch, 2 seeds", "0.9100 ± 0.0141", "0.9000 ± 0.0141", "10"],
+        ["default recipe", "0.7500", "0.7200", "10"],
+        ["default recipe, as many steps", "0.8100", "0.8000", "15"],
+    ]
+    told = " ".join(text.split())
+    assert "* champion/ holds trial 7, its own weights: the best on validation, which alone" in told
+
+
+def test_a_genome_that_beats_its_lineage_is_told_with_its_seed() -> None:
+    told = " ".join(_printed(print_run, facts_of(rematched(winner=2), spec=WARM)).split())
+    assert "* trial 7 from scratch, 2 seeds" in told
+    assert "champion/ holds trial 7 from scratch on seed 72: the best on validation" in told
+
+
+def test_a_run_of_one_seed_has_no_deviation() -> None:
+    facts = facts_of(rematched(), spec=WARM)
+    facts["confirmation"]["groups"][1] |= {"seeds": 1, "validation": {"mean": 0.9, "std": None}}
+    line = next(
+        line for line in _printed(print_run, facts).splitlines() if "7 from scratch" in line
+    )
+    assert "trial 7 from scratch  " in line
+    assert line.count("±") == 1
+
+
+def test_a_run_that_is_not_confirmed_has_no_table() -> None:
+    assert "confirmed on" not in _printed(print_run, facts_of(bred(), spec=WARM))
+
+
+def test_what_was_made_without_training_is_marked_on_the_front() -> None:
+    facts = facts_of(bred(), spec=WARM)
+    text = _printed(print_run, facts)
+    assert "trial   7  auroc 0.9500  trainable_parameters 8,000  mutation of 1, kept 100 %" in text
+    assert "trial   4  auroc 0.9200  trainable_parameters 5,000  soup of 2, kept 99 %" in text
+    assert (
+        text.count("learning_rate=") == len(facts["pareto"]) - 1
+    )  # a soup has the genes of another
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ({"operator": "recipe"}, "recipe"),
+        ({"operator": "mutation", "parents": [1]}, "mutation of 1, cold"),
+        (
+            {
+                "operator": "crossover",
+                "parents": [2, 1],
+                "inherits": [{"trial": 1}],
+                "retained_energy": 0.966,
+            },
+            "crossover of 2 and 1, kept 97 %",
+        ),
+        (
+            {
+                "operator": "squeeze",
+                "parents": [8],
+                "inherits": [{"trial": 8}],
+                "derivation": {"kind": "squeeze", "rank": 4, "energy": None},
+                "retained_energy": 0.915,
+            },
+            "squeezed from 8 to rank 4, kept 92 %",
+        ),
+        (
+            {
+                "operator": "squeeze",
+                "parents": [8],
+                "inherits": [{"trial": 8}],
+                "derivation": {"kind": "squeeze", "rank": None, "energy": 0.9},
+                "retained_energy": 0.93,
+            },
+            "squeezed from 8 to energy 90 %, kept 93 %",
+        ),
+    ],
+)
+def test_a_trials_origin_is_told_in_words(row: dict[str, Any], told: str) -> None:
+    blank = {"parents": [], "inherits": [], "derivation": None, "retained_energy": None}
+    assert origin({**blank, **row}) == told
+
+
+def test_the_warm_start_gap_is_told_for_each_stage_that_knows_it() -> None:
+    text = " ".join(_printed(print_run, facts_of(bred(), spec=WARM)).split())
+    assert (
+        "warm S1: median auroc 0.9150 of 2 that inherited, 0.8400 of 2 cold:"
+        " +0.0750 [+0.0300, +0.1200], 95 % bootstrap"
+    ) in text
+    assert "warm S0" not in text  # where nobody came in with inherited weights
+    assert "warm" not in _printed(print_run, facts_of(confirmed()))
+
+
+@pytest.mark.parametrize(
+    ("cold", "difference", "told"),
+    [
+        (0, None, "median auroc 0.9150 of 2 that inherited, none started cold"),
+        (
+            1,
+            {"estimate": -0.1, "low": None, "high": None},
+            "of 2 that inherited, 0.8400 of 1 cold: -0.1000 pruned",
+        ),
+    ],
+)
+def test_a_gap_without_enough_trials_has_no_interval(cold: int, difference: Any, told: str) -> None:
+    facts = facts_of(bred(), spec=WARM)
+    facts["warm_start"][1]["cold"]["trials"] = cold
+    facts["warm_start"][1]["difference"] = difference
+    text = " ".join(_printed(print_run, facts).split())
+    assert told in text
+    assert "bootstrap" not in text
+
+
+def test_trials_without_training_are_counted() -> None:
+    text = _printed(print_run, facts_of(bred(), spec=WARM))
+    assert "trials  12, 3 of them without training: 9 completed, 2 pruned, 1 failed" in text
+    assert "trials  4: 2 completed" in _printed(print_run, facts_of(confirmed()))
 
 
 def test_numbers_of_workers_are_told_in_their_order() -> None:

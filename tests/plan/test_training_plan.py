@@ -107,8 +107,17 @@ def test_canonical_json_has_sorted_keys_and_no_spaces() -> None:
     assert json.loads(as_canonical_json(TrainingPlan()))["adapter"]["rank"] == 16
 
 
+def test_a_part_that_joined_later_leaves_the_digests_of_plans_without_it_alone() -> None:
+    plan = TrainingPlan()
+    assert "inheritance" not in as_canonical_json(plan)
+    mixed = with_values(plan, {"inheritance.mixing": 0.75})
+    assert '"inheritance":{"crossover":"blend","mixing":0.75' in as_canonical_json(mixed)
+    assert digest_of(mixed) != digest_of(plan)
+
+
 def test_canonical_json_of_a_record_is_that_of_its_fields_as_dicts() -> None:
-    plan = with_values(TrainingPlan(), {"tasks.weights": {"b": 0.75, "a": 0.25}})
+    values = {"tasks.weights": {"b": 0.75, "a": 0.25}, "inheritance.mixing": 0.75}
+    plan = with_values(TrainingPlan(), values)
     assert as_canonical_json(plan) == as_canonical_json(asdict(plan))
     assert as_canonical_json({"plans": [plan]}) == as_canonical_json({"plans": [asdict(plan)]})
 

@@ -5,19 +5,25 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from coral.evolution import EvolutionState, replay
 from coral.fidelity import NOT_PROMOTED, PruneRule, PruneSettings, Stage
 from coral.genome import ChoiceGene, FloatGene, SearchSpace
 from coral.records import (
     Candidate,
+    CandidatesJoined,
+    Contestant,
     Cost,
     Curve,
+    Derivation,
     Event,
     Failure,
     GenerationFinished,
     GenerationStarted,
+    Inheritance,
     Interval,
+    Legacy,
     Lineage,
     Objective,
     Operator,
@@ -25,6 +31,8 @@ from coral.records import (
     RunConfirmed,
     StageFinished,
     TestScore,
+    Trial,
+    TrialsDerived,
     Verdict,
 )
 from coral.reporting import Facts, run_facts
@@ -148,6 +156,147 @@ def confirmed(*, reference: bool = True) -> list[Event]:
     return [*finished(), event]
 
 
+COMPLETED = Verdict(status="completed", stage=1)
+
+
+def inherited(number: int, stage: int, auroc: float, steps: int, kept: Inheritance) -> Outcome:
+    """The outcome of the first stage after weights were inherited."""
+    return replace(outcome(number, stage, auroc), cumulative_steps=steps, inheritance=kept)
+
+
+def kept(energy: float, *sources: int, moments_kept: bool = False) -> Inheritance:
+    return Inheritance(
+        retained_energy=energy, by_module={}, sources=sources, moments_kept=moments_kept
+    )
+
+
+def derived(number: int, how: Derivation, auroc: float, energy: float, *legacy: Legacy) -> Trial:
+    """A soup, or an adapter that was squeezed, of generation 0."""
+    parents = tuple(item.trial for item in legacy)
+    model = candidate(number, how.kind, 1e-3)
+    done = inherited(number, 1, auroc, 10, kept(energy, *parents))
+    return Trial(
+        candidate=replace(
+            model,
+            digest=f"{how.kind}-{number}",
+            lineage=Lineage(operator=how.kind, parents=parents),
+            legacy=legacy,
+            entry=1,
+            derivation=how,
+        ),
+        outcomes=(replace(done, cost=Cost(evaluation_seconds=1.0)),),
+        verdict=COMPLETED,
+    )
+
+
+def child(
+    number: int, operator: Operator, rate: float, parents: tuple[int, ...], *legacy: Legacy
+) -> Candidate:
+    """A child of generation 1; it enters the last stage if it inherits weights."""
+    return replace(
+        candidate(number, operator, rate),
+        generation=1,
+        lineage=Lineage(operator=operator, parents=parents),
+        legacy=legacy,
+        entry=1 if legacy else 0,
+    )
+
+
+def harvested() -> list[Event]:
+    """The finished run with a soup of 1 and 0, and what was squeezed from it and from 1."""
+    return [
+        *finished(),
+        TrialsDerived(
+            generation=0,
+            trials=(
+                derived(
+                    4,
+                    Derivation(kind="soup", rank=8),
+                    0.92,
+                    0.99,
+                    Legacy(trial=1, stage=1, weight=0.75),
+                    Legacy(trial=0, stage=1, weight=0.25),
+                ),
+                derived(5, Derivation(kind="squeeze", rank=4), 0.91, 0.8, Legacy(trial=4, stage=1)),
+                derived(
+                    6, Derivation(kind="squeeze", energy=0.9), 0.89, 0.93, Legacy(trial=1, stage=1)
+                ),
+            ),
+        ),
+    ]
+
+
+WARM = replace(SPEC, evolution=EvolutionSettings(population_size=4, generations=2))
+
+
+def bred() -> list[Event]:
+    """A second generation: 7 and 8 inherit, 9 and 10 start cold, 11 takes the place of 10."""
+    children = (
+        child(7, "mutation", 2e-3, (1,), Legacy(trial=1, stage=1)),
+        child(8, "crossover", 3e-3, (0, 4), Legacy(trial=4, stage=1), Legacy(trial=0, stage=0)),
+        child(9, "mutation", 4e-3, (1,)),
+        child(10, "mutation", 6e-3, (2,)),
+    )
+    copy = child(11, "exploit", 7e-3, (9,), Legacy(trial=9, stage=0))
+    outcomes = [
+        (9, outcome(9, 0, 0.6)),
+        (10, outcome(10, 0, 0.62)),
+        (7, inherited(7, 1, 0.95, 15, kept(1.0, 1, moments_kept=True))),
+        (8, replace(inherited(8, 1, 0.88, 15, kept(0.97, 4, 0)), notes=("trial 0 made again",))),
+        (9, outcome(9, 1, 0.85)),
+        (10, outcome(10, 1, 0.83)),
+        (11, inherited(11, 1, 0.8, 10, kept(1.0, 9))),
+    ]
+    exploited = Verdict(status="pruned", stage=0, rule="exploited", reason="gave its place to 11")
+    verdicts = (COMPLETED, COMPLETED, COMPLETED, replace(exploited, audited=True), COMPLETED)
+    told = [StageFinished(trial=trial, outcome=done) for trial, done in outcomes]
+    return [
+        *harvested(),
+        GenerationStarted(generation=1, candidates=children),
+        *told[:2],
+        CandidatesJoined(candidates=(copy,), replaced=(10,)),
+        *told[2:],
+        GenerationFinished(generation=1, verdicts=verdicts),
+        TrialsDerived(generation=1, trials=()),
+    ]
+
+
+def rematched(winner: int = 0) -> list[Event]:
+    """The whole run with its confirmation: two seeds of 7, and two lengths of the default."""
+
+    def contestant(kind: Any, trial: int, auroc: float, steps: int, seed: int = 5) -> Contestant:
+        metrics = {"auroc": auroc}
+        return Contestant(kind=kind, trial=trial, seed=seed, metrics=metrics, optimizer_steps=steps)
+
+    outcomes = [(7, outcome(7, 1, 0.9)), (7, outcome(7, 1, 0.92)), (0, outcome(0, 0, 0.81))]
+    return [
+        *bred(),
+        *(
+            StageFinished(trial=trial, outcome=replace(done, key=f"confirm {i}"))
+            for i, (trial, done) in enumerate(outcomes)
+        ),
+        RunConfirmed(
+            champion=7,
+            reference=0,
+            scores=(
+                score(7, 0.94, 0.22),
+                score(7, 0.89, 0.17),
+                score(7, 0.91, 0.19),
+                score(0, 0.8, 0.08),
+                score(0, 0.72, 0.0),
+            ),
+            contestants=(
+                contestant("lineage", 7, 0.95, 15),
+                contestant("cold", 7, 0.9, 10, seed=71),
+                contestant("cold", 7, 0.92, 10, seed=72),
+                contestant("long default", 0, 0.81, 15),
+                contestant("default", 0, 0.75, 10),
+            ),
+            winner=winner,
+        ),
+    ]
+
+
 def hopeless() -> list[Event]:
     """Every trial fails in its first stage."""
     candidates = tuple(candidate(n, "sobol", 1e-3 * (n + 1)) for n in range(4))
@@ -169,13 +318,13 @@ def unpromoted() -> list[Event]:
     return [few, *events[1:], GenerationFinished(generation=0, verdicts=(verdict,) * 2)]
 
 
-def state_of(events: list[Event]) -> EvolutionState:
-    return replay(events, SPEC, EXAMPLES)
+def state_of(events: list[Event], spec: RunSpec = SPEC) -> EvolutionState:
+    return replay(events, spec, EXAMPLES)
 
 
 def facts_of(events: list[Event], status: str = "finished", spec: RunSpec = SPEC) -> Facts:
     return run_facts(
-        state_of(events),
+        state_of(events, spec),
         spec,
         folder=Path("runs/tiny"),
         status=status,

@@ -13,14 +13,18 @@ import pytest
 from coral.ports import Survey, TaskSurvey
 from coral.records import Cost, Event
 from coral.reporting import adapter_card, as_json, export_state, finite
-from coral.reporting.facts import makespan_facts
+from coral.reporting.facts import audit_facts, makespan_facts
 from tests.reporting.runs import (
     SIMULATED,
     SPEC,
+    WARM,
+    bred,
     confirmed,
     facts_of,
     finished,
     hopeless,
+    outcome,
+    rematched,
     state_of,
     unpromoted,
 )
@@ -28,6 +32,8 @@ from tests.reporting.runs import (
 RUNS: dict[str, list[Event]] = {
     "confirmed": confirmed(),
     "confirmed without the default recipe": confirmed(reference=False),
+    "confirmed with rematches": rematched(),
+    "with inherited weights": bred(),
     "not yet confirmed": finished(),
     "all failed": hopeless(),
     "none promoted": unpromoted(),
@@ -163,6 +169,84 @@ def test_costs_are_measured_against_training_every_genome_in_full() -> None:
     assert cost["wall_seconds"] == 12.5
 
 
+def test_the_champion_of_a_lineage_is_shown_with_the_scores_of_its_own_weights() -> None:
+    facts = facts_of(rematched(winner=2), spec=WARM)
+    assert facts["champion"]["trial"] == 7
+    assert facts["champion"]["metrics"]["test"]["auroc"] == 0.94
+    assert facts["baseline"]["metrics"]["test"]["auroc"] == 0.72
+    assert facts["comparison"]["auroc"]["estimate"] == 0.22
+
+
+def test_a_trial_tells_whose_weights_it_has() -> None:
+    child, soup = (
+        next(row for row in facts_of(bred(), spec=WARM)["pareto"] if row["trial"] == number)
+        for number in (7, 4)
+    )
+    assert child["inherits"] == [{"trial": 1, "stage": "S1", "weight": 1.0}]
+    assert (child["retained_energy"], child["derivation"]) == (1.0, None)
+    assert [item["weight"] for item in soup["inherits"]] == [0.75, 0.25]
+    assert soup["derivation"] == {"kind": "soup", "rank": 8, "energy": None}
+    first = facts_of(bred(), spec=WARM)["baseline"]
+    assert (first["inherits"], first["retained_energy"], first["derivation"]) == ([], None, None)
+
+
+def test_a_confirmation_names_every_contestant_and_the_winner() -> None:
+    confirmation = facts_of(rematched(winner=2), spec=WARM)["confirmation"]
+    kinds = [contestant["kind"] for contestant in confirmation["contestants"]]
+    assert kinds == ["lineage", "cold", "cold", "long default", "default"]
+    assert confirmation["contestants"][2]["seed"] == 72
+    assert confirmation["winner"] == 2
+    assert confirmation["decided_on"] == "validation auroc"
+
+
+def test_the_seeds_of_a_genome_are_told_by_mean_and_deviation() -> None:
+    groups = facts_of(rematched(winner=2), spec=WARM)["confirmation"]["groups"]
+    lineage, cold, *defaults = groups
+    assert (lineage["seeds"], lineage["validation"]) == (1, {"mean": 0.95, "std": None})
+    assert (cold["seeds"], cold["optimizer_steps"], cold["wins"]) == (2, 10, True)
+    assert cold["validation"] == pytest.approx({"mean": 0.91, "std": 0.0141}, rel=1e-2)
+    assert cold["test"] == pytest.approx({"mean": 0.9, "std": 0.0141}, rel=1e-2)
+    assert [(group["kind"], group["wins"]) for group in defaults] == [
+        ("long default", False),
+        ("default", False),
+    ]
+
+
+def test_a_cost_has_no_test_score() -> None:
+    spec = replace(WARM, objectives=WARM.objectives[::-1])
+    groups = facts_of(rematched(), spec=spec)["confirmation"]["groups"]
+    assert groups[0]["test"] == {"mean": None, "std": None}
+
+
+def test_a_run_without_contestants_has_no_confirmation() -> None:
+    assert facts_of(confirmed())["confirmation"] is None
+    assert facts_of(bred(), spec=WARM)["confirmation"] is None
+
+
+def test_stages_are_trusted_by_the_trials_that_ended_both() -> None:
+    facts = facts_of(bred(), spec=WARM)
+    (trust,) = facts["audit"]["stage_trust"]
+    assert trust["trials"] == 4  # 0, 1, 9 and 10; the others came in at the last stage
+
+
+def test_a_soup_is_no_measure_for_those_that_were_pruned() -> None:
+    state = state_of(rematched(), WARM)
+    condemned = replace(
+        state.trials[10], candidate=replace(state.trials[10].candidate, generation=0)
+    )
+    better = replace(condemned, outcomes=(*condemned.outcomes[:1], outcome(10, 1, 0.905)))
+    trials = (*state.trials[:10], better)
+    (_, rule) = audit_facts(replace(state, trials=trials), WARM)["rules"]
+    assert (rule["rule"], rule["false_kills"]) == ("exploited", 1)
+
+
+def test_derived_trials_are_counted_apart() -> None:
+    facts = facts_of(bred(), spec=WARM)
+    assert facts["trials"] == {"total": 12, "completed": 9, "pruned": 2, "failed": 1}
+    assert facts["derived"] == 3
+    assert facts_of(confirmed())["derived"] == 0
+
+
 def test_a_real_run_has_no_simulation() -> None:
     facts = facts_of(confirmed())
     assert (facts["mode"], facts["simulation"]) == ("real", None)
@@ -224,7 +308,9 @@ def test_finite_replaces_only_what_json_lacks() -> None:
     assert finite(value) == {"a": [1.5, None, [None, "x"]], "b": None, "c": True}
 
 
-def test_the_card_beside_an_adapter_says_where_it_came_from() -> None:
+@pytest.fixture
+def survey() -> Survey:
+    """What the model and the data of a tiny run turn out to be."""
     task = TaskSurvey(
         name="origin",
         metrics={"auroc": "max"},
@@ -234,7 +320,7 @@ def test_the_card_beside_an_adapter_says_where_it_came_from() -> None:
         validation_examples=10,
         test_examples=10,
     )
-    survey = Survey(
+    return Survey(
         model_digest="m",
         data_digest="d",
         depth=1,
@@ -244,6 +330,9 @@ def test_the_card_beside_an_adapter_says_where_it_came_from() -> None:
         mean_tokens=8.0,
         versions={"torch": "2"},
     )
+
+
+def test_the_card_beside_an_adapter_says_where_it_came_from(survey: Survey) -> None:
     state = state_of(confirmed())
     card = adapter_card(state.trials[1], state, SPEC, survey, "0.1.0")
     json.loads(as_json(card), parse_constant=_forbid)
@@ -253,3 +342,22 @@ def test_the_card_beside_an_adapter_says_where_it_came_from() -> None:
     assert card["tasks"] == {"origin": {"labels": ["numpy", "scipy"], "primary_metric": "auroc"}}
     assert card["metrics"]["test"]["auroc"] == 0.88
     assert card["versions"] == {"coral": "0.1.0", "torch": "2"}
+
+
+def test_the_card_of_a_winner_tells_of_the_weights_that_it_stands_beside(survey: Survey) -> None:
+    state = state_of(rematched(winner=2), WARM)
+    assert state.confirmation is not None
+    winner = state.confirmation.contestants[2]
+    card = adapter_card(state.trials[7], state, WARM, survey, "0.1.0", winner)
+    assert card["weights"] == {"kind": "cold", "seed": 72}
+    assert card["metrics"]["validation"] == {"auroc": 0.92}
+    assert card["metrics"]["test"]["auroc"] == 0.91
+    assert card["cumulative_steps"] == 10
+
+
+def test_the_card_of_a_child_tells_its_inheritance(survey: Survey) -> None:
+    state = state_of(rematched(), WARM)
+    lineage = adapter_card(state.trials[4], state, WARM, survey, "0.1.0")["lineage"]
+    assert [item["trial"] for item in lineage["inherits"]] == [1, 0]
+    assert lineage["retained_energy"] == 0.99
+    assert lineage["derivation"]["kind"] == "soup"

@@ -27,12 +27,30 @@ from coral.genome import (
 )
 from coral.loop import evolve
 from coral.plan import TrainingPlan, with_values
-from coral.records import Cost, GenerationFinished, GenerationStarted, Objective, StageFinished
-from coral.settings import EvolutionSettings, RunSpec, SimulationSettings
+from coral.records import (
+    CandidatesJoined,
+    Cost,
+    GenerationFinished,
+    GenerationStarted,
+    Objective,
+    StageFinished,
+    Trial,
+)
+from coral.settings import (
+    ConfirmSettings,
+    EvolutionSettings,
+    ExploitSettings,
+    RunSpec,
+    SimulationSettings,
+    SoupSettings,
+    SqueezeSettings,
+    WarmStartSettings,
+)
 from coral.simulation import agreement
 from tests.scripted_runs import MemoryRunStore
 from tests.simulation.worlds import ALL_FAULTS, SPEC, ports_of, told, with_simulation
 
+CURRICULUM = ChoiceGene(path="curriculum.kind", options=("none", "progressive"))
 GENES: tuple[Gene, ...] = (
     FloatGene(path="schedule.learning_rate", low=1e-5, high=1.0, log=True),
     FloatGene(path="schedule.warmup_ratio", low=0.0, high=1.0),
@@ -48,7 +66,10 @@ GENES: tuple[Gene, ...] = (
     SubsetGene(path="adapter.target_modules", options=("query", "value", "dense")),
     SimplexGene(path="tasks.weights", names=("origin", "kind")),
     flag("adapter.dora"),
-    ChoiceGene(path="curriculum.kind", options=("none", "progressive")),
+    CURRICULUM,
+    ChoiceGene(path="inheritance.crossover", options=("blend", "layers")),
+    FloatGene(path="inheritance.mixing", low=0.0, high=1.0),
+    FloatGene(path="inheritance.rewarmup_ratio", low=0.0, high=1.0),
     FloatGene(
         path="curriculum.ramp",
         low=0.0,
@@ -99,7 +120,7 @@ def ladders(draw: st.DrawFn) -> tuple[Stage, ...]:
 def specs(draw: st.DrawFn) -> RunSpec:
     genes = draw(st.lists(st.sampled_from(GENES), unique=True, max_size=8))
     if any(gene.when for gene in genes):
-        genes = [*(g for g in genes if g.path != "curriculum.kind"), GENES[-2]]
+        genes = [*(g for g in genes if g.path != "curriculum.kind"), CURRICULUM]
     stages = draw(ladders())
     names = [stage.name for stage in stages[:-1]]
     taus = st.floats(-0.9, 0.9)
@@ -119,7 +140,25 @@ def specs(draw: st.DrawFn) -> RunSpec:
             population_size=draw(st.integers(2, 6)),
             generations=draw(st.integers(1, 3)),
             selection=draw(st.sampled_from(["nsga2", "nsga3", "tournament"])),
-            warm_start=draw(st.booleans()),
+        ),
+        warm_start=WarmStartSettings(
+            mode=draw(st.sampled_from(["none", "parent", "crossover"])),
+            cold_share=draw(st.sampled_from([0.0, 0.2, 1.0])),
+            min_similarity=draw(st.sampled_from([0.0, 0.8])),
+            min_retained_energy=draw(st.sampled_from([0.0, 0.8, 1.0])),
+            entry=draw(st.sampled_from(["first", "parent", stages[-1].name])),
+        ),
+        exploit=ExploitSettings(quantile=draw(st.sampled_from([0.0, 0.25, 0.5]))),
+        soup=SoupSettings(
+            candidates=draw(st.sampled_from([0, 2, 6])),
+            rank=draw(st.sampled_from([None, 1, 8])),
+            tunings=draw(st.integers(0, 3)),
+        ),
+        squeeze=SqueezeSettings(
+            ranks=(4, 1), energies=(0.9,), sources=draw(st.sampled_from([0, 1, 3]))
+        ),
+        confirm=ConfirmSettings(
+            top_k=draw(st.sampled_from([0, 1, 2])), seeds=draw(st.sampled_from([1, 2]))
         ),
         simulation=SimulationSettings(
             faults=draw(st.sampled_from([ALL_FAULTS, replace(ALL_FAULTS, nan=0.0)])),
@@ -135,26 +174,72 @@ def check_accounts(state: EvolutionState, runs: MemoryRunStore, spec: RunSpec) -
     started = [e for e in events if isinstance(e, GenerationStarted)]
     ended = [e for e in events if isinstance(e, GenerationFinished)]
     assert [event.generation for event in started] == [event.generation for event in ended]
-    for one, two in zip(started, ended, strict=True):
-        assert len(one.candidates) == len(two.verdicts)
-    outcomes = [event for event in events if isinstance(event, StageFinished)]
+    joined: Counter[int] = Counter()
+    for event in events:
+        if isinstance(event, GenerationStarted | CandidatesJoined):
+            joined[event.candidates[0].generation] += len(event.candidates)
+    assert [joined[event.generation] for event in ended] == [len(e.verdicts) for e in ended]
+    last = max(i for i, event in enumerate(events) if isinstance(event, GenerationFinished))
+    outcomes = [e for e in events[:last] if isinstance(e, StageFinished)]
     assert max(Counter(event.outcome.key for event in outcomes).values()) == 1
     assert max(Counter((e.trial, e.outcome.stage) for e in outcomes).values()) == 1
-    assert sum(len(trial.outcomes) for trial in state.trials) == len(outcomes)
-    for trial in state.trials:
-        assert [outcome.stage for outcome in trial.outcomes] == list(range(len(trial.outcomes)))
+    trained = [trial for trial in state.trials if trial.candidate.derivation is None]
+    assert sum(len(trial.outcomes) for trial in trained) == len(outcomes)
+    assert [trial.number for trial in state.trials] == list(range(len(state.trials)))
+    for trial in trained:
+        first = trial.candidate.entry
+        assert [outcome.stage for outcome in trial.outcomes] == list(
+            range(first, first + len(trial.outcomes))
+        )
         assert all(outcome.failure is None for outcome in trial.outcomes[:-1])
-        assert trial.verdict.stage < len(trial.outcomes)
-    check_ledger(state, spec)
+        assert trial.verdict.stage <= trial.outcomes[-1].stage
+        check_inheritance(trial, state)
+    check_derived(state, spec)
+    rematches = [e.outcome.cost for e in events[last:] if isinstance(e, StageFinished)]
+    check_ledger(state, sum(rematches, start=Cost()), spec)
 
 
-def check_ledger(state: EvolutionState, spec: RunSpec) -> None:
+def check_inheritance(trial: Trial, state: EvolutionState) -> None:
+    """Check that a trial's steps follow from those of the weights that it says it has."""
+    if not trial.scored:
+        return
+    account = trial.scored[0].inheritance
+    assert (account is not None) == bool(trial.candidate.legacy)
+    lines = [
+        found.cumulative_steps
+        for item in trial.candidate.legacy[: len(account.sources) if account else 0]
+        if (found := state.outcome_of(item.trial, item.stage))
+    ]
+    assert trial.scored[0].cumulative_steps > max(lines, default=0)
+    if account is not None:
+        assert 0 <= account.retained_energy <= 1 + 1e-9
+        assert all(0 <= share <= 1 for share in account.by_module.values())
+        assert set(account.sources) <= {item.trial for item in trial.candidate.legacy}
+
+
+def check_derived(state: EvolutionState, spec: RunSpec) -> None:
+    """Check soups and squeezed adapters: one stage, no curve, no more rank than was asked for."""
+    for trial in state.trials:
+        how = trial.candidate.derivation
+        if how is None:
+            continue
+        (outcome,) = trial.outcomes
+        assert outcome.stage == spec.last_stage
+        assert (outcome.failure is None) == (trial.verdict.status == "completed")
+        assert not outcome.curve.step
+        source = state.trials[trial.candidate.legacy[0].trial]
+        if how.kind == "squeeze" and outcome.failure is None:
+            assert outcome.trainable_parameters <= source.scored[-1].trainable_parameters
+
+
+def check_ledger(state: EvolutionState, rematches: Cost, spec: RunSpec) -> None:
     ledger = state.ledger
-    spent = sum((trial.cost for trial in state.trials), start=Cost())
+    spent = sum((trial.cost for trial in state.trials), start=rematches)
     booked = ledger.searched + ledger.confirmation
     for item in fields(Cost):
         assert getattr(booked, item.name) == pytest.approx(getattr(spent, item.name))
-    sizes = [spec.plan_of(trial.candidate).schedule.batch_size for trial in state.trials]
+    trained = [trial for trial in state.trials if trial.candidate.derivation is None]
+    sizes = [spec.plan_of(trial.candidate).schedule.batch_size for trial in trained]
     full = [ladder_steps(spec.training_stages, state.train_examples, size)[-1] for size in sizes]
     assert ledger.naive.optimizer_steps == sum(full)
     assert ledger.naive.examples == sum(a * b for a, b in zip(full, sizes, strict=True))
@@ -170,6 +255,13 @@ def check_results(state: EvolutionState, spec: RunSpec) -> None:
     for score in state.confirmation.scores:
         assert all(math.isfinite(value) for value in score.metrics.values())
     assert all(math.isfinite(entry.hypervolume) for entry in state.history)
+    contestants = state.confirmation.contestants
+    assert len(contestants) == len(state.confirmation.scores)
+    assert {each.kind for each in contestants} <= (
+        {"lineage", "default", "cold", "long default"}
+        if spec.confirm.top_k
+        else {"lineage", "default"}
+    )
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -194,7 +286,11 @@ def test_any_run_survives_any_misfortune(
 
 def test_a_larger_run_with_every_fourth_job_in_trouble_finds_a_champion() -> None:
     spec = with_simulation(
-        replace(SPEC, evolution=replace(SPEC.evolution, population_size=24, generations=3)),
+        replace(
+            SPEC,
+            evolution=replace(SPEC.evolution, population_size=24, generations=3),
+            exploit=ExploitSettings(quantile=0.25),
+        ),
         faults=ALL_FAULTS,
         agreement={"short": 0.3},
     )
@@ -210,6 +306,20 @@ def test_a_larger_run_with_every_fourth_job_in_trouble_finds_a_champion() -> Non
     )
     assert kinds["diverged"] > 5
     assert max(outcome.attempts for trial in state.trials for outcome in trial.outcomes) >= 3
+    operators = Counter(trial.candidate.lineage.operator for trial in state.trials)
+    assert min(operators[each] for each in ("mutation", "crossover", "exploit", "squeeze")) > 1
+    notes = Counter(
+        " ".join(word for word in note.split() if not word.isdigit())
+        for trial in state.trials
+        for outcome in trial.outcomes
+        for note in outcome.notes
+    )
+    assert notes["made again, for its checkpoint is lost"] > 5
+    assert notes["trial made again, for its weights are lost"] > 5
+    assert state.confirmation is not None
+    kinds_of = Counter(each.kind for each in state.confirmation.contestants)
+    assert kinds_of["cold"] > 1
+    assert kinds_of["long default"] == kinds_of["lineage"] == 1
 
 
 def test_what_always_fails_ends_with_the_reasons() -> None:

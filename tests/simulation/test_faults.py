@@ -83,7 +83,8 @@ def test_a_lost_checkpoint_costs_the_way_back_and_changes_nothing_else() -> None
     whole, lost = trained(job), trained(job, faults=FaultRates(lost_checkpoint=1.0))
     assert lost.cost.optimizer_steps == lost.cumulative_steps > whole.cost.optimizer_steps
     assert lost.cost.train_seconds > whole.cost.train_seconds
-    assert replace(lost, cost=whole.cost) == whole
+    assert lost.notes == ("made again, for its checkpoint is lost",)
+    assert replace(lost, cost=whole.cost, notes=()) == whole
 
 
 def test_each_attempt_has_luck_of_its_own() -> None:

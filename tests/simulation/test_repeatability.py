@@ -7,19 +7,21 @@ from dataclasses import replace
 
 import pytest
 
-from coral.evaluate import work_of
 from coral.evolution import EvolutionState, replay
 from coral.loop import evolve
 from coral.records import GenerationStarted, StageFinished
 from coral.reporting import export_state
-from coral.settings import RunSpec
+from coral.settings import ExploitSettings, RunSpec
 from coral.simulation import agreement
+from coral.work import work_of
 from tests.scripted_runs import DyingRunStore, KilledError, MemoryRunStore
 from tests.simulation.worlds import (
     ALL_FAULTS,
+    COLD,
     SPEC,
     course_of,
     job_of,
+    legacy,
     plan_of,
     ports_of,
     run,
@@ -28,6 +30,7 @@ from tests.simulation.worlds import (
     trainer_of,
     with_evolution,
     with_simulation,
+    with_warm_start,
 )
 
 
@@ -37,13 +40,17 @@ def small_sample(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 SMALL = with_evolution(population_size=4)
+PLAIN = with_evolution(COLD, population_size=4)
+EXPLOITING = replace(SMALL, exploit=ExploitSettings(quantile=0.5))
 KINDS = {
-    "plain": SMALL,
-    "warm": with_evolution(SMALL, warm_start=True),
-    "faults": with_simulation(SMALL, faults=replace(ALL_FAULTS, nan=0.05)),
-    "misleading": with_simulation(SMALL, agreement={"short": -0.3}),
+    "plain": PLAIN,
+    "warm": SMALL,
+    "from the first stage": with_warm_start(SMALL, mode="parent", entry="first", cold_share=0.0),
+    "exploiting": EXPLOITING,
+    "faults": with_simulation(PLAIN, faults=replace(ALL_FAULTS, nan=0.05)),
+    "misleading": with_simulation(PLAIN, agreement={"short": -0.3}),
     "all": with_simulation(
-        with_evolution(SMALL, warm_start=True),
+        EXPLOITING,
         faults=replace(ALL_FAULTS, nan=0.05),
         agreement={"short": 0.2, "middle": 0.9},
     ),
@@ -73,7 +80,7 @@ def test_the_same_seed_gives_the_same_events_in_the_same_order(spec: RunSpec) ->
 
 
 def test_another_seed_gives_another_run() -> None:
-    assert run(SMALL).digests != run(replace(SMALL, seed=1)).digests
+    assert run(PLAIN).digests != run(replace(PLAIN, seed=1)).digests
 
 
 @each_kind
@@ -86,7 +93,7 @@ def test_the_number_of_workers_changes_nothing_but_the_order_of_events(spec: Run
     assert by_stage(one) == by_stage(many)
 
 
-@pytest.mark.parametrize("kind", ["warm", "faults", "all"])
+@pytest.mark.parametrize("kind", ["warm", "exploiting", "faults", "all"])
 @pytest.mark.parametrize("durable", [False, True])
 def test_a_run_killed_at_any_event_resumes_to_the_same_end(kind: str, durable: bool) -> None:
     spec = with_evolution(KINDS[kind], population_size=3)
@@ -162,9 +169,11 @@ def test_luck_is_named_by_plan_seed_and_parents() -> None:
         course_of(plan).identity,
         course_of(other).identity,
         course_of(plan, seed=1).identity,
-        course_of(plan, inherits=(parent,)).identity,
+        course_of(plan, inherits=legacy(parent)).identity,
+        course_of(plan, inherits=legacy(parent), entry=1).identity,
+        course_of(plan, inherits=legacy(parent, parent)).identity,
     }
-    assert len(identities) == 4
+    assert len(identities) == 6
 
 
 def test_workers_and_names_are_no_part_of_the_work() -> None:
@@ -172,7 +181,7 @@ def test_workers_and_names_are_no_part_of_the_work() -> None:
     ports = ports_of(SMALL, runs)
     evolve(SMALL, ports)
     started = next(event for event in runs.events() if isinstance(event, GenerationStarted))
-    state: EvolutionState = run(SMALL)
+    state = EvolutionState(train_examples=ports.survey.train_examples)
     renamed = replace(
         SMALL,
         name="other",
@@ -180,8 +189,8 @@ def test_workers_and_names_are_no_part_of_the_work() -> None:
         execution=replace(SMALL.execution, workers=64, retries=9),
     )
     for candidate in started.candidates:
-        one = work_of(candidate, state.trials, SMALL, ports.survey)
-        two = work_of(candidate, state.trials, renamed, ports_of(renamed).survey)
+        one = work_of(candidate, state, SMALL, ports.survey)
+        two = work_of(candidate, state, renamed, ports_of(renamed).survey)
         assert one.keys == two.keys
 
 
@@ -194,7 +203,8 @@ def test_workers_and_names_are_no_part_of_the_work() -> None:
     ],
 )
 def test_what_the_simulation_believes_is_part_of_the_work(changed: RunSpec) -> None:
-    candidate = run(SPEC).trials[1].candidate
-    one = work_of(candidate, (), SPEC, ports_of(SPEC).survey)
-    two = work_of(candidate, (), changed, ports_of(changed).survey)
+    state = run(SPEC)
+    candidate = state.trials[1].candidate
+    one = work_of(candidate, state, SPEC, ports_of(SPEC).survey)
+    two = work_of(candidate, state, changed, ports_of(changed).survey)
     assert not set(one.keys) & set(two.keys)

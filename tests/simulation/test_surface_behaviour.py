@@ -17,7 +17,7 @@ from coral.genome import sobol_design
 from coral.plan import TrainingPlan
 from coral.settings import RunSpec
 from coral.simulation import Profile
-from coral.simulation.readings import metrics_at, readings_at, sampling_deviation
+from coral.simulation.readings import readings_of, sampling_deviation
 from coral.simulation.surface import Features, collapse_odds
 from tests.simulation.worlds import (
     LADDER,
@@ -27,6 +27,7 @@ from tests.simulation.worlds import (
     SPEC,
     course_of,
     job_of,
+    metrics_at,
     plan_of,
     trainer_of,
     with_simulation,
@@ -196,8 +197,11 @@ def test_fewer_examples_mean_more_noise() -> None:
     spread = {}
     for examples in (20, 300):
         values = [
-            readings_at(
-                course, course.horizon, "validation", {"origin": examples, "kind": examples}
+            readings_of(
+                course.world,
+                course.weights_at(course.horizon),
+                "validation",
+                {"origin": examples, "kind": examples},
             )
             for course in (course_of(plan_of(), seed=seed, profile=profile) for seed in range(200))
         ]

@@ -10,21 +10,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coral.errors import CheckpointError
-from coral.evaluate import work_of
-from coral.evolution import earned_outcome
+from coral.evolution.lineage import legacy_of
 from coral.loop import evolve
 from coral.plan import TrainingPlan
 from coral.ports import TrainingJob
-from coral.records import Candidate, Lineage, Outcome, StageFinished, Trial, Verdict
+from coral.records import Candidate, Legacy, Lineage, Outcome, StageFinished, Trial, Verdict
+from coral.settings import FaultRates
+from coral.simulation import Profile
+from coral.simulation.job import begin
 from coral.simulation.profile import Inheritance
-from coral.simulation.weights import SimulatedWeights, address_of, retained_share, weights_at
+from coral.simulation.transfer import Made, energy_share
+from coral.simulation.weights import Luck, Part, SimulatedWeights, address_of, weights_at
+from coral.work import work_of
 from tests.scripted_runs import MemoryRunStore
 from tests.simulation.worlds import (
+    COLD,
+    LADDER,
     QUIET,
     SPEC,
     climbed,
     course_of,
     job_of,
+    legacy,
     plan_of,
     ports_of,
     run,
@@ -33,195 +40,465 @@ from tests.simulation.worlds import (
     world_of,
 )
 
-WARM = with_evolution(warm_start=True, generations=3)
+WARM = with_evolution(generations=3)
 PLAN = plan_of(adapter__rank=8, adapter__target_modules=("query", "value"))
 KEEPING = replace(QUIET, inheritance=Inheritance(kept=1.0, pooling=0.5))
+LAST = len(LADDER) - 1
 
 
-def parent_of(plan: TrainingPlan = PLAN) -> str:
-    address = climbed(plan, KEEPING)[-1].checkpoint
-    assert address is not None
-    return address
+def address(plan: TrainingPlan = PLAN, profile: Profile = KEEPING) -> str:
+    found = climbed(plan, profile)[-1].checkpoint
+    assert found is not None
+    return found
+
+
+def begun(plan: TrainingPlan, *parents: str, profile: Profile = KEEPING, **fields: Any) -> Made:
+    """Return what a child of some parents begins with."""
+    job = job_of(plan, entry=0, inherits=legacy(*parents), **fields)
+    made = begin(world_of(profile=profile), job).made
+    assert made is not None
+    return made
 
 
 def kept_by(plan: TrainingPlan, parent: str) -> tuple[float, float]:
     """Return the shares of the parent's progress on ``origin`` that a child begins with."""
-    start = course_of(plan, inherits=(parent,), profile=KEEPING).start.progress["origin"]
+    child = begun(plan, parent).weights.progress["origin"]
     head, adapter = weights_at(parent).progress["origin"]
-    return float(start.head) / head, float(start.adapter) / adapter
+    return child[0] / head, child[1] / adapter
 
 
-def test_a_child_with_its_parents_plan_begins_at_its_progress() -> None:
-    assert kept_by(PLAN, parent_of()) == pytest.approx((1.0, 1.0))
+class TestOneParent:
+    def test_a_child_with_its_parents_plan_begins_at_its_progress(self) -> None:
+        assert kept_by(PLAN, address()) == pytest.approx((1.0, 1.0))
+
+    def test_a_profile_says_what_share_is_kept(self) -> None:
+        parent = address()
+        made = begun(PLAN, parent, profile=replace(QUIET, inheritance=Inheritance(kept=0.6)))
+        theirs = weights_at(parent).progress["origin"]
+        assert made.weights.progress["origin"][1] == pytest.approx(0.6 * theirs[1])
+
+    @pytest.mark.parametrize(
+        ("changed", "loses"),
+        [
+            ({"adapter__rank": 4}, (False, True)),
+            ({"adapter__target_modules": ("query",)}, (False, True)),
+            ({"adapter__layers": "top-2"}, (False, True)),
+            ({"encoding__pooling": "cls"}, (True, False)),
+            ({"tasks__weights": {"origin": 0.8, "kind": 0.2}}, (True, True)),
+            ({"adapter__rank": 32}, (False, False)),
+            ({"adapter__target_modules": "all-linear"}, (False, False)),
+            ({"schedule__learning_rate": 1e-3}, (False, False)),
+        ],
+    )
+    def test_what_a_child_changes_decides_what_it_loses(
+        self, changed: dict[str, Any], loses: tuple[bool, bool]
+    ) -> None:
+        values = {"adapter__rank": 8, "adapter__target_modules": ("query", "value"), **changed}
+        kept = kept_by(plan_of(**values), address())
+        assert tuple(share < 0.99 for share in kept) == loses
+        assert all(0 < share <= 1 + 1e-6 for share in kept)
+
+    @given(
+        ranks=st.tuples(st.integers(1, 64), st.integers(1, 64), st.integers(1, 64)),
+        spread=st.floats(0.5, 20),
+    )
+    def test_a_smaller_rank_never_keeps_more(
+        self, ranks: tuple[int, int, int], spread: float
+    ) -> None:
+        full, small, large = ranks[0], min(ranks[1:]), max(ranks[1:])
+        shares = [energy_share(rank, full, spread) for rank in (small, large)]
+        assert 0 < shares[0] <= shares[1] <= 1
+        assert (shares[1] == 1) == (large >= full) or shares[1] > 1 - 1e-12
+
+    def test_what_was_kept_is_told_module_by_module(self) -> None:
+        account = begun(plan_of(adapter__rank=4, adapter__target_modules=("query",)), address())
+        kept = energy_share(4, 8, KEEPING.inheritance.spectrum)
+        expected = {
+            f"layer.{layer}.{name}": pytest.approx(kept if name == "query" else 0, abs=1e-6)
+            for layer in range(4)
+            for name in ("query", "value")
+        }
+        assert account.account.by_module == expected
+        assert account.account.retained_energy == pytest.approx(kept / 2)
+        assert account.account.sources == (10,)
+        assert set(expected) <= {module.name for module in world_of().survey.linear_modules}
+
+    @pytest.mark.parametrize(("rank", "kept"), [(4, False), (8, True), (16, True)])
+    def test_moments_are_kept_unless_a_module_shrinks(self, rank: int, kept: bool) -> None:
+        plan = plan_of(adapter__rank=rank, adapter__target_modules=("query", "value"))
+        assert begun(plan, address()).account.moments_kept == kept
+
+    def test_a_warm_child_is_ahead_of_a_cold_one_from_the_first_stage(self) -> None:
+        cold = climbed(PLAN, KEEPING)
+        warm = climbed(PLAN, KEEPING, inherits=legacy(address()))
+        for one, two in zip(cold, warm, strict=True):
+            assert two.metrics["auroc"] > one.metrics["auroc"]
+        assert warm[0].metrics["auroc"] >= cold[-1].metrics["auroc"]
+        assert warm[0].curve.loss[0] < cold[0].curve.loss[0]
+
+    def test_a_child_of_a_lucky_parent_is_lucky_at_first(self) -> None:
+        parent = weights_at(address())
+        means = []
+        for luck in (-0.5, 0.0):
+            blessed = replace(parent, deviation=dict.fromkeys(parent.deviation, luck))
+            outcomes = climbed(PLAN, KEEPING, inherits=legacy(address_of(blessed)))
+            means.append([outcome.metrics["auroc"] for outcome in outcomes])
+        gains = [lucky - usual for lucky, usual in zip(*means, strict=True)]
+        assert gains == sorted(gains, reverse=True)
+        assert gains[0] > gains[-1] > 0
+
+    def test_lost_moments_cost_a_second_warm_up(self) -> None:
+        parent = weights_at(address())
+        plan = plan_of(schedule__warmup_ratio=0.0, inheritance__rewarmup_ratio=0.5)
+        kept, lost = (
+            course_of(
+                plan,
+                inherits=legacy(address_of(replace(parent, has_moments=has))),
+                profile=KEEPING,
+            )
+            for has in (True, False)
+        )
+        assert lost.done.time[0] < 0.1 * kept.done.time[0]
+        assert lost.done.time[-1] < kept.done.time[-1]
 
 
-def test_a_profile_says_what_share_is_kept() -> None:
-    profile = replace(QUIET, inheritance=Inheritance(kept=0.6))
-    parent = parent_of()
-    start = course_of(PLAN, inherits=(parent,), profile=profile).start.progress["origin"]
-    assert float(start.adapter) == pytest.approx(0.6 * weights_at(parent).progress["origin"][1])
+class TestTheEntryStage:
+    @pytest.mark.parametrize("entry", [0, 1, 2])
+    def test_only_the_stages_from_the_entry_on_are_trained(self, entry: int) -> None:
+        parent = climbed(PLAN)[-1]
+        assert parent.checkpoint is not None
+        ends = [0, *course_of(PLAN).ends]
+        child = climbed(PLAN, inherits=legacy(parent.checkpoint), entry=entry)
+        own = [ends[stage + 1] - ends[stage] for stage in range(entry, len(LADDER))]
+        assert [outcome.cost.optimizer_steps for outcome in child] == own
+        assert [outcome.cost.examples for outcome in child] == [16 * steps for steps in own]
+        assert child[0].curve.step[0] == ends[entry] + 1
+        assert child[-1].cumulative_steps == parent.cumulative_steps + sum(own)
+
+    def test_what_is_not_trained_teaches_nothing(self) -> None:
+        parent = replace(weights_at(address()), epochs=0.0)
+        whole, late = (
+            course_of(PLAN, inherits=legacy(address_of(parent)), entry=entry, profile=KEEPING)
+            for entry in (0, 2)
+        )
+        before = slice(0, late.first)
+        assert not late.done.time[before].any()
+        assert late.done.time[-1] == pytest.approx(
+            whole.done.time[-1] - whole.done.time[late.first - 1]
+        )
+        assert late.done.epochs[late.first] == pytest.approx(16 / 1200)
+        assert whole.weights_at(whole.horizon).errors != late.weights_at(late.horizon).errors
+
+    def test_a_lost_checkpoint_means_training_again_from_the_entry_on(self) -> None:
+        fields = {"inherits": legacy(address()), "entry": 1}
+        first = trained(job_of(PLAN, 1, **fields))
+        job = job_of(PLAN, 2, resume_from=first.checkpoint, **fields)
+        whole, lost = trained(job), trained(replace(job, resume_from=None))
+        assert lost.cost.optimizer_steps == (
+            first.cost.optimizer_steps + whole.cost.optimizer_steps
+        )
+        assert replace(lost, cost=whole.cost) == whole
+
+    def test_only_the_entry_stages_outcome_tells_what_was_kept(self) -> None:
+        outcomes = climbed(PLAN, inherits=legacy(address()), entry=1)
+        assert [outcome.inheritance is not None for outcome in outcomes] == [True, False]
+        assert all(outcome.inheritance is None for outcome in climbed(PLAN))
+
+    def test_a_collapse_in_a_stage_that_is_not_trained_does_not_happen(self) -> None:
+        surface = replace(KEEPING.surface, collapse_rate=-9.0)
+        profile = replace(KEEPING, surface=surface)
+        parent, falls = legacy(address()), {0: 0, 2: 0}
+        for entry in falls:
+            for seed in range(60):
+                course = course_of(PLAN, seed=seed, profile=profile, inherits=parent, entry=entry)
+                step = course.fate.collapse_step
+                falls[entry] += step is not None
+                assert step is None or step >= course.first
+        assert falls[0] == 60 > falls[2] > 0
 
 
-@pytest.mark.parametrize(
-    ("changed", "loses"),
-    [
-        ({"adapter__rank": 4}, (False, True)),
-        ({"adapter__target_modules": ("query",)}, (False, True)),
-        ({"adapter__layers": "top-2"}, (False, True)),
-        ({"encoding__pooling": "cls"}, (True, False)),
-        ({"tasks__weights": {"origin": 0.8, "kind": 0.2}}, (True, True)),
-        ({"adapter__rank": 32}, (False, False)),
-        ({"adapter__target_modules": "all-linear"}, (False, False)),
-        ({"schedule__learning_rate": 1e-3}, (False, False)),
-    ],
-)
-def test_what_a_child_changes_decides_what_it_loses(
-    changed: dict[str, Any], loses: tuple[bool, bool]
-) -> None:
-    values = {"adapter__rank": 8, "adapter__target_modules": ("query", "value"), **changed}
-    kept = kept_by(plan_of(**values), parent_of())
-    assert tuple(share < 0.99 for share in kept) == loses
-    assert all(0 < share <= 1 + 1e-6 for share in kept)
+class TestTwoParents:
+    @staticmethod
+    def pair(**changes: Any) -> tuple[SimulatedWeights, SimulatedWeights]:
+        other = plan_of(adapter__rank=8, schedule__learning_rate=1e-3)
+        one, two = weights_at(address()), weights_at(address(other))
+        return replace(one, steps=40, **changes), replace(two, steps=99, **changes)
 
+    def child(
+        self,
+        parents: tuple[SimulatedWeights, SimulatedWeights],
+        rank: int = 16,
+        least: float = 0.0,
+        **genes: Any,
+    ) -> Made:
+        plan = plan_of(adapter__rank=rank, **{f"inheritance__{n}": v for n, v in genes.items()})
+        return begun(plan, *map(address_of, parents), min_retained_energy=least)
 
-@given(ranks=st.tuples(st.integers(1, 64), st.integers(1, 64), st.integers(1, 64)))
-def test_a_smaller_rank_never_keeps_more(ranks: tuple[int, int, int]) -> None:
-    parent_rank, small, large = ranks[0], min(ranks[1:]), max(ranks[1:])
-    parent = replace(weights_at(parent_of()), rank=parent_rank)
-    survey = world_of().survey
-    shares = [
-        retained_share(plan_of(adapter__rank=rank), parent, survey) for rank in (small, large)
-    ]
-    assert 0 < shares[0] <= shares[1] <= 1
+    def test_a_blend_lies_between_its_parents(self) -> None:
+        one, two = self.pair()
+        for mixing in (0.2, 0.8):
+            made = self.child((one, two), mixing=mixing).weights
+            for task, progress in made.progress.items():
+                for part in (0, 1):
+                    low, high = sorted(w.progress[task][part] for w in (one, two))
+                    assert low < progress[part] < high
+        near, far = (self.child((one, two), mixing=m).weights for m in (0.9, 0.1))
+        for task in near.progress:
+            better = abs(near.progress[task][1] - one.progress[task][1])
+            assert better < abs(far.progress[task][1] - one.progress[task][1])
 
+    def test_the_longest_line_of_those_used_is_counted(self) -> None:
+        parents = self.pair()
+        assert self.child(parents).weights.steps == 99
+        assert self.child(parents, mixing=1.0).weights.steps == 40
+        assert self.child(parents, rank=1, least=0.9).weights.steps == 40
 
-def test_a_warm_child_is_ahead_of_a_cold_one_from_the_first_stage() -> None:
-    cold = climbed(PLAN, KEEPING)
-    warm = climbed(PLAN, KEEPING, inherits=(parent_of(),))
-    for one, two in zip(cold, warm, strict=True):
-        assert two.metrics["auroc"] > one.metrics["auroc"]
-    assert warm[0].metrics["auroc"] >= cold[-1].metrics["auroc"]
-    assert warm[0].curve.loss[0] < cold[0].curve.loss[0]
+    def test_all_of_a_blend_fits_into_the_sum_of_the_ranks(self) -> None:
+        parents = self.pair(breadth=3.0)
+        kept = [self.child(parents, rank=r).account.retained_energy for r in (2, 4, 8, 12, 16)]
+        assert kept == sorted(kept)
+        assert kept[3] < kept[4] == 1
+
+    def test_a_blend_that_does_not_fit_leaves_the_better_parent_alone(self) -> None:
+        parents = self.pair()
+        made, alone = (
+            self.child(parents, rank=1, least=0.9),
+            begun(plan_of(adapter__rank=1), address_of(parents[0])),
+        )
+        assert made.account == alone.account
+        assert made.weights == alone.weights
+        assert made.note == (
+            "inherits from trial 10 alone: too little of its blend with trial 11 fits into rank 1"
+        )
+        outcome = trained(
+            job_of(
+                plan_of(adapter__rank=1),
+                inherits=legacy(*map(address_of, parents)),
+                min_retained_energy=0.9,
+            )
+        )
+        assert outcome.notes == (made.note,)
+
+    def test_a_blend_that_fits_has_two_sources_and_no_moments(self) -> None:
+        made = self.child(self.pair(), least=0.9)
+        assert made.account.sources == (10, 11)
+        assert not made.account.moments_kept
+        assert made.note == ""
+
+    def test_unlike_parents_need_more_rank_than_like_ones(self) -> None:
+        one, two = self.pair()
+        apart = self.child((one, two), rank=4).account.retained_energy
+        alike = self.child((one, replace(two, place=one.place)), rank=4).account.retained_energy
+        assert apart < alike
+
+    def test_layers_come_whole_from_one_parent_each(self) -> None:
+        one, two = self.pair()
+        small = replace(two, rank=2, parts=(replace(two.parts[0], rank=2),))
+        shrunk = round(energy_share(4, 8, KEEPING.inheritance.spectrum), 6)
+        found = set()
+        for mixing in (0.2, 0.5, 0.8):
+            made = self.child((one, small), rank=4, crossover="layers", mixing=mixing)
+            kept: dict[str, set[float]] = {}
+            for name, share in made.account.by_module.items():
+                kept.setdefault(name.split(".")[1], set()).add(share)
+            assert all(len(shares) == 1 for shares in kept.values())
+            found |= set().union(*kept.values())
+            heads = {task: pair[0] for task, pair in made.weights.progress.items()}
+            assert heads == pytest.approx({t: p[0] for t, p in one.progress.items()})
+        assert found == {shrunk, 1.0}
+
+    def test_layers_that_all_fit_keep_their_moments(self) -> None:
+        assert self.child(self.pair(), crossover="layers").account.moments_kept
+
+    def test_the_layers_are_the_same_in_every_stage(self) -> None:
+        fields = {
+            "inherits": legacy(*map(address_of, self.pair())),
+            "profile": KEEPING,
+        }
+        plan = plan_of(inheritance__crossover="layers")
+        whole = course_of(plan, **fields)
+        early = course_of(plan, LADDER[:2], **fields)
+        assert whole.start == early.start
 
 
 def test_cumulative_steps_include_the_parents() -> None:
     parent = climbed(PLAN)[-1]
     assert parent.checkpoint is not None
-    child = climbed(PLAN, inherits=(parent.checkpoint,))
+    child = climbed(PLAN, inherits=legacy(parent.checkpoint))
     own = [outcome.cumulative_steps for outcome in climbed(PLAN)]
     assert [outcome.cumulative_steps for outcome in child] == [
         parent.cumulative_steps + steps for steps in own
     ]
     assert child[-1].checkpoint is not None
-    grandchild = trained(job_of(PLAN, inherits=(child[-1].checkpoint,)))
+    grandchild = trained(job_of(PLAN, inherits=legacy(child[-1].checkpoint)))
     assert grandchild.cumulative_steps == 2 * parent.cumulative_steps + own[0]
 
 
-def test_a_child_of_two_takes_from_each_task_what_is_further() -> None:
-    strong = weights_at(parent_of())
-    one = replace(strong, progress={"origin": (9.0, 1.0), "kind": (2.0, 5.0)}, steps=40)
-    two = replace(strong, progress={"origin": (3.0, 7.0), "kind": (4.0, 6.0)}, steps=99)
-    course = course_of(PLAN, inherits=(address_of(one), address_of(two)), profile=KEEPING)
-    start = course.start
-    assert {name: (p.head, p.adapter) for name, p in start.progress.items()} == {
-        "origin": (9.0, 7.0),
-        "kind": (4.0, 6.0),
-    }
-    assert start.steps == 40
+def test_the_cost_of_weights_includes_their_line() -> None:
+    parent = climbed(PLAN)[-1]
+    assert parent.checkpoint is not None
+    child = climbed(PLAN, inherits=legacy(parent.checkpoint), entry=1)
+    spent = sum(outcome.cost.teraflops for outcome in child)
+    assert child[-1].metrics["train_cost"] == pytest.approx(parent.metrics["train_cost"] + spent)
 
 
-def test_a_parent_that_cant_be_read_is_left_out() -> None:
-    cold = course_of(PLAN)
-    for address in ("sha256:abc", "simulated:", "simulated:[1]", 'simulated:{"steps": 1}'):
-        assert course_of(PLAN, inherits=(address,)).start == cold.start
+class TestLostParents:
+    GONE = "sha256:abc"
+
+    def job(self, stage: int = 1) -> tuple[TrainingJob, TrainingJob]:
+        """Return a child's job and the job that made its parent."""
+        maker = job_of(plan_of(adapter__rank=4), LAST)
+        (parent,) = legacy(trained(maker).checkpoint or "")
+        parent = replace(parent, key=maker.key)
+        return job_of(PLAN, stage, inherits=(parent,), entry=1), maker
+
+    @pytest.mark.parametrize("address", ["sha256:abc", "simulated:", "simulated:[1]"])
+    def test_a_job_that_cant_read_them_says_so(self, address: str) -> None:
+        outcome = trained(job_of(PLAN, inherits=legacy(address)))
+        assert outcome.failure is not None
+        assert outcome.failure.kind == "lost"
+        assert "trial 10" in outcome.failure.message
         with pytest.raises(CheckpointError, match="no simulated checkpoint"):
             weights_at(address)
+
+    def test_a_job_that_knows_how_they_were_made_makes_them_again(self) -> None:
+        job, maker = self.job()
+        gone = replace(
+            job,
+            inherits=(replace(job.inherits[0], address=self.GONE),),
+            ancestors=(maker,),
+        )
+        whole, again = trained(job), trained(gone)
+        assert again.notes == ("trial 10 made again, for its weights are lost",)
+        assert again.cost.optimizer_steps == (
+            whole.cost.optimizer_steps + trained(maker).cost.optimizer_steps
+        )
+        assert replace(again, cost=whole.cost, notes=()) == whole
+
+    def test_misfortune_loses_them_at_the_entry_alone(self) -> None:
+        job, maker = self.job()
+        rates = FaultRates(lost_checkpoint=1.0)
+        lost = trained(job, faults=rates)
+        assert lost.failure is not None
+        assert lost.failure.kind == "lost"
+        found = trained(replace(job, ancestors=(maker,)), faults=rates)
+        assert found.metrics == trained(job).metrics
+        later = replace(job, stage=2, resume_from=found.checkpoint)
+        assert trained(later, faults=replace(rates, lost_checkpoint=0.0)).failure is None
 
 
 def test_collapsed_weights_pass_on_no_progress() -> None:
     profile = replace(KEEPING, surface=replace(KEEPING.surface, collapse_rate=-9.0, nan_share=0.0))
-    address = climbed(PLAN, profile)[-1].checkpoint
-    assert address is not None
-    assert weights_at(address).progress == {"origin": (0.0, 0.0), "kind": (0.0, 0.0)}
-    assert weights_at(address).steps > 0
+    weights = weights_at(address(profile=profile))
+    assert weights.progress == {"origin": (0.0, 0.0), "kind": (0.0, 0.0)}
+    assert weights.errors == {"origin": 0.0, "kind": 0.0}
+    assert weights.steps > 0
+
+
+finite = st.floats(-1e9, 1e9)
 
 
 @given(
     steps=st.integers(0, 10**9),
-    epochs=st.floats(0, 1e6),
-    progress=st.tuples(st.floats(0, 1e9), st.floats(0, 1e9)),
+    values=st.lists(finite, min_size=9, max_size=9),
     targets=st.just("all-linear") | st.just(("query", "value")),
 )
 def test_an_address_is_the_weights(
-    steps: int, epochs: float, progress: tuple[float, float], targets: str | tuple[str, ...]
+    steps: int, values: list[float], targets: str | tuple[str, ...]
 ) -> None:
     weights = SimulatedWeights(
         steps=steps,
-        epochs=epochs,
+        teraflops=values[0],
+        epochs=values[1],
         rank=3,
-        layers="top-2",
-        targets=targets,
+        parts=(
+            Part(rank=2, layers="top-2", targets=targets),
+            Part(rank=1, layers="all", targets="x"),
+        ),
+        breadth=values[2],
+        place=(values[3], values[4]),
+        has_moments=True,
         pooling="mean",
         shares={"origin": 0.25, "kind": 0.75},
-        progress={"origin": progress, "kind": (1.0, 2.0)},
+        progress={"origin": (values[5], values[6]), "kind": (1.0, 2.0)},
+        deviation={"origin": values[7], "kind": 0.1},
+        errors={"origin": values[8], "kind": -0.1},
+        overfitted=0.3,
+        luck=(Luck(identity="a", step=3, share=0.5), Luck(identity="b", step=1, share=0.5)),
     )
-    back = weights_at(address_of(weights))
-    assert (back.steps, back.targets, back.shares) == (steps, targets, weights.shares)
-    assert back.epochs == pytest.approx(epochs, rel=1e-5)
-    assert back.progress["origin"] == pytest.approx(progress, rel=1e-5)
-    assert address_of(back) == address_of(weights)
+    assert weights_at(address_of(weights)) == weights
 
 
 def test_a_run_hands_weights_from_parents_to_children() -> None:
-    runs = MemoryRunStore()
-    state = evolve(WARM, ports_of(WARM, runs))
-    children = [trial for trial in state.trials if trial.candidate.lineage.parents]
+    state = run(WARM)
+    children = [t for t in state.trials if t.candidate.legacy and not t.candidate.derivation]
     assert len(children) > 6
     for child in children:
-        parents = [state.trials[number] for number in child.candidate.lineage.parents]
-        steps = [outcome.cumulative_steps for p in parents if (outcome := earned_outcome(p))]
+        steps = [
+            outcome.cumulative_steps
+            for item in child.candidate.legacy
+            if (outcome := state.outcome_of(item.trial, item.stage))
+        ]
         inherited = {
             outcome.cumulative_steps - own
             for outcome, own in zip(child.scored, _own_steps(child), strict=True)
         }
-        assert inherited <= set(steps)
         assert len(inherited) <= 1
+        assert inherited <= set(steps)
+        if child.scored and child.scored[0].inheritance:
+            used = child.scored[0].inheritance.sources
+            assert inherited == {max(steps[: len(used)])}
 
 
 def _own_steps(trial: Trial) -> list[int]:
-    return list(course_of(SPEC.plan_of(trial.candidate)).ends[: len(trial.scored)])
+    """Return the optimizer steps of a trial's own by the end of each stage that it trained."""
+    ends = [0, *course_of(SPEC.plan_of(trial.candidate)).ends]
+    entry = trial.candidate.entry
+    return [end - ends[entry] for end in ends[entry + 1 :]][: len(trial.scored)]
 
 
 def test_warm_starts_change_the_work_of_children_and_of_nobody_else() -> None:
-    state, survey = run(SPEC), world_of().survey
+    state, survey = run(WARM), world_of().survey
     for trial in state.trials:
-        cold = work_of(trial.candidate, state.trials, SPEC, survey)
-        warm = work_of(trial.candidate, state.trials, WARM, survey)
-        is_child = bool(trial.candidate.lineage.parents)
-        assert bool(set(cold.keys) & set(warm.keys)) != is_child
-        assert bool(warm.inherits) == is_child
-        assert not cold.inherits
+        if trial.candidate.derivation is None:
+            stripped = replace(trial.candidate, legacy=(), entry=0)
+            cold = work_of(stripped, state, SPEC, survey)
+            warm = work_of(trial.candidate, state, SPEC, survey)
+            is_heir = bool(trial.candidate.legacy)
+            assert bool(set(cold.keys) & set(warm.keys)) != is_heir
+            assert bool(warm.inherits) == is_heir
+            assert not cold.inherits
 
 
 def test_other_parents_mean_other_work() -> None:
-    state, survey = run(SPEC), world_of().survey
+    state, survey = run(COLD), world_of().survey
     child = next(t.candidate for t in state.trials if t.candidate.lineage.operator == "mutation")
+    parents = [state.trials[number] for number in state.population]
     keys = {
         work_of(
-            replace(child, lineage=replace(child.lineage, parents=(number,))),
-            state.trials,
-            WARM,
+            replace(child, legacy=(Legacy(trial=parent.number, stage=parent.verdict.stage),)),
+            state,
+            SPEC,
             survey,
         ).keys
-        for number in state.population
+        for parent in parents
     }
     assert len(keys) == len(state.population)
 
 
-def trial_at(number: int, scores: list[float], verdict: Verdict, operator: str = "sobol") -> Trial:
+GENOME = SPEC.space.values_of(SPEC.training)
+DROPPED = Verdict(status="pruned", stage=0, rule="not promoted")
+DONE = Verdict(status="completed", stage=2)
+
+
+def trial_at(number: int, scores: list[float], verdict: Verdict) -> Trial:
     return Trial(
         candidate=Candidate(
-            number=number, generation=0, genome={}, digest="", lineage=Lineage(operator="sobol")
+            number=number,
+            generation=0,
+            genome=GENOME,
+            digest="",
+            lineage=Lineage(operator="sobol"),
         ),
         outcomes=tuple(
             Outcome(
@@ -236,17 +513,13 @@ def trial_at(number: int, scores: list[float], verdict: Verdict, operator: str =
     )
 
 
-DROPPED = Verdict(status="pruned", stage=0, rule="not promoted")
-DONE = Verdict(status="completed", stage=2)
-
-
 @pytest.mark.parametrize(
     ("one", "two", "expected"),
     [
-        (([0.6], DROPPED), ([0.7], DROPPED), ("weights 1-0", "weights 0-0")),
-        (([0.7], DROPPED), ([0.6], DROPPED), ("weights 0-0", "weights 1-0")),
-        (([0.9], DROPPED), ([0.5, 0.6, 0.7], DONE), ("weights 1-2", "weights 0-0")),
-        (([0.6, 0.8, 0.9], DROPPED), ([0.7], DROPPED), ("weights 1-0", "weights 0-0")),
+        (([0.6], DROPPED), ([0.7], DROPPED), [(1, 0), (0, 0)]),
+        (([0.7], DROPPED), ([0.6], DROPPED), [(0, 0), (1, 0)]),
+        (([0.9], DROPPED), ([0.5, 0.6, 0.7], DONE), [(1, 2), (0, 0)]),
+        (([0.6, 0.8, 0.9], DROPPED), ([0.7], DROPPED), [(1, 0), (0, 0)]),
     ],
     ids=["better second", "better first", "further second", "audited first"],
 )
@@ -254,24 +527,22 @@ DONE = Verdict(status="completed", stage=2)
 def test_the_better_parent_comes_first_by_what_made_it_a_parent(
     one: tuple[list[float], Verdict],
     two: tuple[list[float], Verdict],
-    expected: tuple[str, str],
+    expected: list[tuple[int, int]],
     objective: str,
 ) -> None:
     direction = "max" if objective == "auroc" else "min"
     primary = replace(SPEC.objectives[0], metric=objective, direction=direction)
-    spec = replace(WARM, objectives=(primary,))
-    trials = (trial_at(0, *one), trial_at(1, *two))
-    child = replace(
-        run(SPEC).trials[1].candidate,
-        lineage=Lineage(operator="crossover", parents=(0, 1)),
-    )
-    assert work_of(child, trials, spec, world_of().survey).inherits == expected
+    parents = (trial_at(0, *one), trial_at(1, *two))
+    found = legacy_of(GENOME, parents, replace(WARM, objectives=(primary,)))
+    assert [(item.trial, item.stage) for item in found] == expected
 
 
 def test_auditing_changes_nothing_in_a_warm_search_that_it_checks() -> None:
+    spec = replace(WARM, soup=COLD.soup, squeeze=COLD.squeeze, confirm=COLD.confirm)
     unchecked, checked = (
-        run(replace(WARM, prune=replace(WARM.prune, audit_fraction=share))) for share in (0.0, 1.0)
+        run(replace(spec, prune=replace(spec.prune, audit_fraction=share))) for share in (0.0, 1.0)
     )
+    assert any(trial.candidate.legacy for trial in checked.trials)
     assert [t.candidate for t in checked.trials] == [t.candidate for t in unchecked.trials]
     assert checked.population == unchecked.population
     assert checked.ledger.search == unchecked.ledger.search
@@ -295,9 +566,9 @@ def test_a_finalist_inherits_what_its_trial_inherited() -> None:
 
     ports = ports_of(WARM, runs)
     evolve(WARM, replace(ports, executor=Watched(ports.executor)))
-    by_key: dict[str, set[tuple[str, ...]]] = {}
+    by_key: dict[str, set[Any]] = {}
     for job in jobs:
-        by_key.setdefault(job.key, set()).add(job.inherits)
+        by_key.setdefault(job.key, set()).add((job.inherits, job.entry, job.derivation))
     assert all(len(inherited) == 1 for inherited in by_key.values())
     finished = [e.outcome.key for e in runs.events() if isinstance(e, StageFinished)]
     assert len(jobs) > len(finished)

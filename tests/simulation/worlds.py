@@ -12,7 +12,7 @@ from coral.fidelity import PruneSettings, Stage
 from coral.genome import ChoiceGene, FloatGene, IntGene, SearchSpace, SimplexGene
 from coral.loop import evolve
 from coral.plan import TrainingPlan, digest_of, with_values
-from coral.ports import Ports, RunStore, TrainingJob
+from coral.ports import Inherited, Ports, RunStore, TrainingJob
 from coral.records import Objective, Outcome
 from coral.settings import EvolutionSettings, FaultRates, RunSpec, SimulationSettings, TaskSettings
 from coral.simulation import (
@@ -23,7 +23,9 @@ from coral.simulation import (
     measure_agreement,
     simulated_survey,
 )
-from coral.simulation.course import Course, chart
+from coral.simulation.course import Course
+from coral.simulation.job import begin
+from coral.simulation.job import course_of as simulated_course
 from coral.simulation.profile import (
     FORMAT,
     MetricLink,
@@ -34,6 +36,7 @@ from coral.simulation.profile import (
     Surface,
     TaskProfile,
 )
+from coral.simulation.readings import metrics_of
 from coral.spec import targets_of
 from tests.scripted_runs import MemoryRunStore, Watcher
 
@@ -116,6 +119,9 @@ SPEC = RunSpec(
     prune=PruneSettings(rules=(), audit_fraction=0.3),
     objectives=(AUROC, SIZE),
 )
+COLD = SPEC.without_inheritance()
+"""Every genome is trained from scratch, and nothing else."""
+
 ALL_FAULTS = FaultRates(crash=0.2, out_of_memory=0.2, straggler=0.2, nan=0.2, lost_checkpoint=0.2)
 
 
@@ -125,7 +131,7 @@ def world_of(spec: RunSpec = SPEC, profile: Profile = PROFILE) -> World:
     survey = simulated_survey(
         profile, tasks, targets=targets_of(spec.space), settings=asdict(spec.simulation)
     )
-    return World(profile=profile, survey=survey, settings=spec.simulation)
+    return World(profile=profile, survey=survey, settings=spec.simulation, seed=spec.seed)
 
 
 def trainer_of(spec: RunSpec = SPEC, profile: Profile = PROFILE) -> SimulatedTrainer:
@@ -174,6 +180,10 @@ def plan_of(**values: Any) -> TrainingPlan:
     )
 
 
+def with_warm_start(spec: RunSpec = SPEC, **settings: Any) -> RunSpec:
+    return replace(spec, warm_start=replace(spec.warm_start, **settings))
+
+
 def job_of(
     plan: TrainingPlan,
     stage: int = 0,
@@ -200,16 +210,38 @@ def course_of(
     stages: Sequence[Stage] = LADDER,
     *,
     seed: int = 0,
-    inherits: Sequence[str] = (),
     profile: Profile = PROFILE,
+    **fields: Any,
 ) -> Course:
-    return chart(world_of(profile=profile), plan, stages, seed, inherits)
+    """Return the course of a job; every seed is a run of its own."""
+    world = replace(world_of(profile=profile), seed=seed)
+    job = job_of(plan, len(stages) - 1, stages, seed=seed, **fields)
+    return simulated_course(world, job, begin(world, job))
+
+
+def metrics_at(course: Course, step: int, split: str) -> dict[str, float]:
+    """Return the metrics of a course's weights after a step, on a whole split."""
+    return metrics_of(course.world, course.weights_at(step), split)
+
+
+def legacy(*addresses: str, weights: Sequence[float] = ()) -> tuple[Inherited, ...]:
+    """Return weights to inherit, those of trials 10, 11 and so on."""
+    return tuple(
+        Inherited(
+            trial=10 + i,
+            stage=len(LADDER) - 1,
+            key=digest_of(address),
+            address=address,
+            weight=weights[i] if weights else 1.0,
+        )
+        for i, address in enumerate(addresses)
+    )
 
 
 def climbed(plan: TrainingPlan, profile: Profile = PROFILE, **fields: Any) -> list[Outcome]:
-    """Return a plan's outcomes of all stages, each from the checkpoint before."""
+    """Return a plan's outcomes of all stages that it trains, each from the checkpoint before."""
     outcomes: list[Outcome] = []
-    for stage in range(len(LADDER)):
+    for stage in range(fields.get("entry", 0), len(LADDER)):
         before: Mapping[str, Any] = {"resume_from": outcomes[-1].checkpoint} if outcomes else {}
         outcomes.append(trained(job_of(plan, stage, **before, **fields), profile))
     return outcomes

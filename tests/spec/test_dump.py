@@ -39,7 +39,18 @@ search_space:
 evolution:
   recipes: [{lora_r: 4, target_modules: [query]}]
   selection: tournament
-  warm_start: true
+warm_start:
+  mode: parent
+  cold_share: 0.25
+  min_similarity: 0.4
+  min_retained_energy: 0.9
+  entry: S2_serious
+exploit: {quantile: 0.2}
+soup: {candidates: 3, rank: 4, tunings: 0}
+squeeze: {ranks: [6, 3], energies: [0.99, 0.5], sources: 1}
+confirm: {top_k: 1, seeds: 5}
+cache: s3://bucket/folder
+cache_bytes: 1.5GB
 num_epochs: 3
 prune:
   audit_fraction: 0.1
@@ -76,6 +87,10 @@ def test_a_dump_has_every_default_filled_in(load: Load) -> None:
     assert data["execution"]["retries"] == 2
     assert len(data["training_stages"]) == 4
     assert (data["mode"], data["simulation"]["faults"]["crash"]) == ("real", 0.0)
+    assert (data["warm_start"]["mode"], data["exploit"]["quantile"]) == ("crossover", 0.0)
+    assert (data["squeeze"]["ranks"], data["squeeze"]["energies"]) == ([8, 4, 2], [0.9])
+    assert (data["soup"]["rank"], data["confirm"]["seeds"]) == (None, 2)
+    assert (data["cache"], data["cache_bytes"]) == ("", None)
 
 
 numbers = st.floats(1e-6, 10)

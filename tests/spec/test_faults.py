@@ -519,13 +519,6 @@ CASES = {
         "must be 'real' or 'simulate', got \"simulated\"",
         "Did you mean 'simulate'?",
     ),
-    "a warm start of a real run": Case(
-        "evolution:\n  warm_start: true\n",
-        4,
-        "evolution.warm_start",
-        "need `mode: simulate`, got true",
-        "Set it to false, or add --simulate.",
-    ),
     "an unknown key of the simulation": Case(
         "simulation: {profil: mine}\n",
         3,
@@ -631,7 +624,7 @@ def test_every_fault_of_a_simulation_is_reported(faults: Faults) -> None:
 
 
 def test_a_mode_at_fault_does_not_make_the_rest_wrong(faults_in_text: Faults) -> None:
-    text = "mode: simulated\nbase_model: ./none\ntasks: [kind]\nevolution: {warm_start: true}\n"
+    text = "mode: simulated\nbase_model: ./none\ntasks: [kind]\nsimulation: {memory_bytes: 2e9}\n"
     assert only(faults_in_text(text)).key == "mode"
 
 

@@ -153,7 +153,6 @@ def test_a_run_is_real_unless_the_config_says_otherwise(load: Load) -> None:
 def test_a_simulation_is_read_part_by_part(load: Load) -> None:
     body = (
         "mode: simulate\n"
-        "evolution: {warm_start: true}\n"
         "simulation:\n"
         "  profile: mine.yaml\n"
         "  agreement: {S0_sanity: -0.5}\n"
@@ -161,7 +160,6 @@ def test_a_simulation_is_read_part_by_part(load: Load) -> None:
         "  memory_bytes: 2e9\n"
     )
     spec = load(body).spec
-    assert spec.evolution.warm_start
     assert spec.simulation == SimulationSettings(
         profile="mine.yaml",
         agreement={"S0_sanity": -0.5},

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from coral.errors import GenomeError
 from coral.records import (
     Candidate,
+    CandidatesJoined,
     Cost,
     Curve,
     Event,
@@ -103,10 +104,23 @@ def test_the_written_form_is_pinned() -> None:
         '"cost":{"optimizer_steps":0,"examples":0,"tokens":0,"teraflops":"-Infinity",'
         '"train_seconds":0.0,"evaluation_seconds":0.0},'
         '"curve":{"step":[],"loss":[],"gradient_norm":[]},"cumulative_steps":0,'
-        '"trainable_parameters":0,"checkpoint":null,"failure":null,"peak_memory_bytes":0,'
-        '"attempts":1}}'
+        '"trainable_parameters":0,"checkpoint":null,"checkpoint_bytes":0,"inheritance":null,'
+        '"failure":null,"peak_memory_bytes":0,"attempts":1,"notes":[]}}'
     )
     assert encode(stage_finished(outcome)) == ("stage_finished", payload)
+
+
+def test_what_was_written_before_weights_were_inherited_is_read() -> None:
+    candidate = (
+        '{"number":7,"generation":0,"genome":{},"digest":"d","lineage":{"operator":"sobol"}}'
+    )
+    started = f'{{"generation":0,"candidates":[{candidate}]}}'
+    assert decode("generation_started", started) == generation_started({})
+    assert decode("stage_finished", '{"trial":3,"outcome":{"key":"k","stage":0}}') == (
+        stage_finished(Outcome(key="k", stage=0))
+    )
+    confirmed = '{"champion":1,"reference":0,"scores":[]}'
+    assert decode("run_confirmed", confirmed) == RunConfirmed(champion=1, reference=0, scores=())
 
 
 def test_another_process_writes_the_same_bytes() -> None:
@@ -132,8 +146,10 @@ def test_another_process_writes_the_same_bytes() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, (0.5, -math.inf)])
 def test_a_gene_that_is_not_finite_is_refused(value: GeneValue) -> None:
-    with pytest.raises(GenomeError, match=r"trial 7: gene schedule.lr must be finite"):
-        encode(generation_started({"schedule.lr": value}))
+    started = generation_started({"schedule.lr": value})
+    for event in (started, CandidatesJoined(candidates=started.candidates)):
+        with pytest.raises(GenomeError, match=r"trial 7: gene schedule.lr must be finite"):
+            encode(event)
 
 
 def test_a_value_of_another_type_than_declared_is_refused() -> None:

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from coral.errors import ConfigError
 from coral.storage import (
-    CachePaths,
     RunPaths,
-    cache_root,
+    cache_location,
+    check_location,
     next_free,
     replace_folder,
     write_json_durably,
@@ -47,21 +48,98 @@ def test_a_file_or_a_dangling_link_takes_a_name_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "root"), [(None, "cache"), ("", "cache"), ("/scratch/coral", "/scratch/coral")]
+    ("environment", "configured", "root"),
+    [
+        (None, "", "cache"),
+        ("", "", "cache"),
+        (None, "scratch", "scratch"),
+        ("fast", "scratch", "fast"),
+        ("fast", "s3://bucket/coral", "fast"),
+        ("/scratch/coral", "", "/scratch/coral"),
+    ],
 )
-def test_the_cache_is_where_the_environment_says(
-    monkeypatch: pytest.MonkeyPatch, value: str | None, root: str
+def test_the_cache_is_where_the_environment_says_else_the_config(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    environment: str | None,
+    configured: str,
+    root: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CORAL_CACHE", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("CORAL_CACHE", environment)
+    cache = cache_location(configured)
+    assert cache.checkpoints == str(tmp_path / root / "checkpoints")
+    assert cache.tasks == tmp_path / root / "tasks"
+
+
+@pytest.mark.parametrize("root", ["s3://bucket", "gs://bucket/coral/", "az://container/coral"])
+def test_a_remote_cache_keeps_what_tasks_collect_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, root: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CORAL_CACHE", raising=False)
+    in_config = cache_location(root)
+    monkeypatch.setenv("CORAL_CACHE", root)
+    for cache in (in_config, cache_location("scratch")):
+        assert cache.checkpoints == root.rstrip("/") + "/checkpoints"
+        assert cache.tasks == tmp_path / "cache" / "tasks"
+
+
+def test_a_cache_may_lie_in_the_home_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.delenv("CORAL_CACHE", raising=False)
-    if value is not None:
-        monkeypatch.setenv("CORAL_CACHE", value)
-    assert cache_root() == Path(root)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_location("~/coral").root == str(tmp_path / "coral")
 
 
-def test_checkpoints_and_tasks_have_a_folder_each_in_the_cache() -> None:
-    cache = CachePaths(Path("cache"))
-    assert cache.checkpoints == Path("cache/checkpoints")
-    assert cache.tasks == Path("cache/tasks")
+@pytest.mark.parametrize(
+    ("location", "shown"),
+    [
+        ("s3://AKIA:SECRET@bucket/x", "s3://***@bucket/x"),
+        ("s3://AKIA:SEC/RET@bucket/x", "s3://***@bucket/x"),
+        ("s3://AKIA:SEC?RET@bucket/x", "s3://***@bucket/x"),
+        ("s3://SECRET@bucket?token=SECRET", "s3://***@bucket?***"),
+        ("az://container/x?sig=SECRET", "az://container/x?***"),
+        ("gs://bucket/x#SECRET", "gs://bucket/x?***"),
+        ("ftp://me:SECRET@host/x", "***@host/x"),
+        ("SECRET@s3://bucket", "***@s3://bucket"),
+        ("s3://AKIA:SEC\nRET@bucket", "s3://***@bucket"),
+    ],
+)
+@pytest.mark.parametrize("where", ["config", "environment"])
+def test_a_url_with_more_than_a_bucket_and_a_folder_is_refused_and_its_secret_masked(
+    monkeypatch: pytest.MonkeyPatch, location: str, shown: str, where: str
+) -> None:
+    monkeypatch.setenv("CORAL_CACHE", location if where == "environment" else "elsewhere")
+    with pytest.raises(ConfigError) as caught:
+        cache_location(location if where == "config" else "")
+    key = {"config": "cache", "environment": "CORAL_CACHE"}[where]
+    assert str(caught.value) == (
+        f"{where}: {key}: a cache's URL must hold no user name, password, query or fragment,"
+        f" got {shown}.\n"
+        "  Leave them out; credentials come from the environment (docs/checkpoints.md)."
+    )
+
+
+@pytest.mark.parametrize(
+    "location", ["ftp://host/x", "S3://bucket", "file:///scratch", "simplecache::s3://bucket"]
+)
+def test_an_unknown_scheme_is_refused_with_those_that_work(location: str) -> None:
+    with pytest.raises(ConfigError, match=r"starts with s3://, gs:// or az://, got"):
+        cache_location(location)
+
+
+@pytest.mark.parametrize("location", ["s3://", "s3:///", "gs:///folder"])
+def test_a_url_without_a_bucket_is_refused(location: str) -> None:
+    with pytest.raises(ConfigError, match="must name a bucket"):
+        cache_location(location)
+
+
+def test_a_folder_may_have_any_name(tmp_path: Path) -> None:
+    check_location(str(tmp_path / "a@b?c#d"), where="test")
 
 
 def test_text_and_json_are_written_as_they_are(tmp_path: Path) -> None:

@@ -57,6 +57,12 @@ class MemoryCheckpoints:
             raise CheckpointError(f"no checkpoint at {address}")
         return self.contents[address]
 
+    def holds(self, address: str) -> bool:
+        return address in self.contents
+
+    def size(self, address: str) -> int | None:
+        return len(self.contents[address]) if address in self.contents else None
+
     def discard(self, addresses: Iterable[str]) -> None:
         for address in addresses:
             self.contents.pop(address, None)

@@ -16,6 +16,7 @@ from coral.training.batches import (
     BUCKET_WINDOW,
     TrainIndex,
     build_index,
+    examples_by_task,
     fraction,
     stage_batches,
 )
@@ -251,3 +252,25 @@ def test_difficulty_is_the_rank_of_the_length_within_the_task() -> None:
 def test_batches_are_made_without_torch() -> None:
     code = "import sys, coral.training.batches; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_heir_goes_on_where_its_parents_stopped() -> None:
+    """Together they see every example once before either of them sees one twice."""
+    index = index_of([40, 40])
+    half = (Stage(name="half", epoch_budget=0.5, data_percentage=100, survival_rate=1),)
+    parents = stage_batches(plan_of(8), index, half, 0, seed=0)
+    seen = examples_by_task(index, parents)
+    heirs = stage_batches(plan_of(8), index, half, 0, seed=0, seen=seen)
+    both = np.concatenate([*parents, *heirs])
+    assert len(set(both.tolist())) == len(both) == len(index)
+
+
+def test_a_line_of_heirs_sees_every_example_equally_often() -> None:
+    index = index_of([40])
+    short = (Stage(name="short", epoch_budget=0.75, data_percentage=100, survival_rate=1),)
+    line: list[int] = []
+    for done in (30, 60, 90, 120):
+        drawn = stage_batches(plan_of(5), index, short, 0, seed=0, seen=(len(line),))
+        line += np.concatenate(drawn).tolist()
+        times = np.bincount(line, minlength=40)
+        assert (times.sum(), times.max() - times.min() <= 1) == (done, True)

@@ -16,14 +16,24 @@ from coral.training.encoder import MultiTaskEncoder, adapted
 from coral.training.loop import build_optimizer, learning_rate_factors
 from tests.training.conftest import SEED, plan
 
-POSITION = Position(plan="the plan", model="the model", stage=1, step=3, teraflops=0.5)
+HEADS = {"one": 2, "two": 3}
+POSITION = Position(
+    plan="the plan",
+    model="the model",
+    heads=HEADS,
+    scaling=2.0,
+    stage=1,
+    step=3,
+    cumulative_steps=7,
+    teraflops=0.5,
+)
 PARENT = SchedulePlan(learning_rate=0.5, weight_decay=0.5, head_lr_multiplier=2)
 CHILD = SchedulePlan(learning_rate=1e-3, weight_decay=0.125, head_lr_multiplier=4)
 
 
 @pytest.fixture
 def encoder(base: BaseModel) -> Iterator[MultiTaskEncoder]:
-    with adapted(base, plan(), {"one": 2, "two": 3}, SEED) as encoder:
+    with adapted(base, plan(), HEADS, SEED) as encoder:
         yield encoder
 
 
@@ -43,21 +53,22 @@ def dump_after_steps(encoder: MultiTaskEncoder, steps: int) -> bytes:
 
 
 def test_what_is_dumped_is_read(encoder: MultiTaskEncoder) -> None:
-    tensors, position = checkpoint.read(dump_after_steps(encoder, 3), "the plan", "the model")
-    assert position == POSITION
+    found = checkpoint.read(dump_after_steps(encoder, 3), "the model", HEADS)
+    assert found.position == POSITION
     expected = encoder.state()
     for name, tensor in expected.items():
-        assert torch.equal(tensors[name], tensor)
+        assert torch.equal(found.state[name], tensor)
+    assert found.state.keys() == expected.keys()
 
 
 def test_restoring_keeps_the_learning_rate_and_weight_decay_of_the_plan(
     encoder: MultiTaskEncoder,
 ) -> None:
-    tensors, _ = checkpoint.read(dump_after_steps(encoder, 3), "the plan", "the model")
+    found = checkpoint.read(dump_after_steps(encoder, 3), "the model", HEADS)
     optimizer = build_optimizer(encoder, CHILD)
     learning_rate_factors(CHILD, optimizer, 10)
     before = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
-    checkpoint.restore(tensors, encoder, optimizer)
+    checkpoint.restore(found, encoder, optimizer)
     after = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     assert after == before
     assert [group["weight_decay"] for group in after] == [0.125, 0.125]
@@ -66,9 +77,9 @@ def test_restoring_keeps_the_learning_rate_and_weight_decay_of_the_plan(
 
 def test_a_head_that_rested_keeps_its_own_count_of_steps(encoder: MultiTaskEncoder) -> None:
     """Adam's bias correction counts the steps of each parameter."""
-    tensors, _ = checkpoint.read(dump_after_steps(encoder, 3), "the plan", "the model")
+    found = checkpoint.read(dump_after_steps(encoder, 3), "the model", HEADS)
     optimizer = build_optimizer(encoder, CHILD)
-    checkpoint.restore(tensors, encoder, optimizer)
+    checkpoint.restore(found, encoder, optimizer)
     assert optimizer.state[encoder.heads["one"].weight]["step"] == 3
     assert encoder.heads["two"].weight not in optimizer.state
 
@@ -78,33 +89,38 @@ def test_the_next_step_is_that_of_an_optimizer_that_was_never_stored(
 ) -> None:
     optimizer = build_optimizer(encoder, PARENT)
     step(encoder, optimizer)
-    tensors, _ = checkpoint.read(
-        checkpoint.dump(encoder, optimizer, POSITION), "the plan", "the model"
-    )
+    found = checkpoint.read(checkpoint.dump(encoder, optimizer, POSITION), "the model", HEADS)
     step(encoder, optimizer)
     expected = {name: tensor.clone() for name, tensor in encoder.state().items()}
     restored = build_optimizer(encoder, PARENT)
-    checkpoint.restore(tensors, encoder, restored)
+    checkpoint.restore(found, encoder, restored)
     step(encoder, restored)
     for name, tensor in encoder.state().items():
         assert torch.equal(tensor, expected[name]), name
 
 
 def test_moments_that_are_there_in_part_are_an_error(encoder: MultiTaskEncoder) -> None:
-    tensors, _ = checkpoint.read(dump_after_steps(encoder, 1), "the plan", "the model")
-    del tensors["exp_avg_sq.heads.one.weight"]
-    with pytest.raises(CheckpointError, match=r"heads\.one\.weight"):
-        checkpoint.restore(tensors, encoder, build_optimizer(encoder, CHILD))
+    found = checkpoint.read(dump_after_steps(encoder, 1), "the model", HEADS)
+    tensors = {k: v for k, v in found.tensors.items() if k != "exp_avg_sq.head.one.weight"}
+    with pytest.raises(CheckpointError, match=r"head\.one\.weight"):
+        checkpoint.restore(
+            replace(found, tensors=tensors), encoder, build_optimizer(encoder, CHILD)
+        )
 
 
-@pytest.mark.parametrize(
-    ("plan", "model"), [("another plan", "the model"), ("the plan", "another model")]
-)
-def test_a_checkpoint_fits_no_other_plan_and_no_other_model(
-    encoder: MultiTaskEncoder, plan: str, model: str
+def test_a_checkpoint_of_another_base_model_or_tokenizer_is_refused(
+    encoder: MultiTaskEncoder,
 ) -> None:
-    with pytest.raises(CheckpointError, match="another plan or base model"):
-        checkpoint.read(dump_after_steps(encoder, 1), plan, model)
+    with pytest.raises(CheckpointError, match="base model and tokenizer another mode"):
+        checkpoint.read(dump_after_steps(encoder, 1), "another model", HEADS)
+
+
+@pytest.mark.parametrize("heads", [{"one": 2}, {"one": 2, "two": 4}, {"one": 2, "three": 3}])
+def test_a_checkpoint_whose_heads_have_other_shapes_is_refused(
+    encoder: MultiTaskEncoder, heads: dict[str, int]
+) -> None:
+    with pytest.raises(CheckpointError, match="heads must be"):
+        checkpoint.read(dump_after_steps(encoder, 1), "the model", heads)
 
 
 def test_a_checkpoint_of_another_format_is_refused(encoder: MultiTaskEncoder) -> None:
@@ -112,7 +128,7 @@ def test_a_checkpoint_of_another_format_is_refused(encoder: MultiTaskEncoder) ->
         encoder, build_optimizer(encoder, CHILD), replace(POSITION, format=checkpoint.FORMAT + 1)
     )
     with pytest.raises(CheckpointError, match="format"):
-        checkpoint.read(newer, "the plan", "the model")
+        checkpoint.read(newer, "the model", HEADS)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +145,7 @@ def test_a_checkpoint_of_another_format_is_refused(encoder: MultiTaskEncoder) ->
 )
 def test_what_is_no_checkpoint_is_refused(content: bytes) -> None:
     with pytest.raises(CheckpointError, match="can't be read"):
-        checkpoint.read(content, "the plan", "the model")
+        checkpoint.read(content, "the model", HEADS)
 
 
 def test_equal_weights_make_equal_bytes(base: BaseModel) -> None:

@@ -74,7 +74,7 @@ class TestLoading:
             for name, tensor in encoder.state().items():
                 assert torch.equal(tensor, state[name])
 
-    @pytest.mark.parametrize("part", ["adapter.", "head."])
+    @pytest.mark.parametrize("part", ["encoder.", "head."])
     def test_a_missing_tensor_is_an_error(self, encoder: MultiTaskEncoder, part: str) -> None:
         state = encoder.state()
         lost = next(name for name in state if name.startswith(part))
@@ -83,13 +83,15 @@ class TestLoading:
             encoder.load_state(state)
         assert lost in str(caught.value)
 
-    @pytest.mark.parametrize(
-        "surplus", ["adapter.base_model.model.encoder.layer.9.x.lora_A.weight", "head.three.bias"]
-    )
+    @pytest.mark.parametrize("surplus", ["encoder.layer.9.x.a", "head.three.bias"])
     def test_a_tensor_left_over_is_an_error(self, encoder: MultiTaskEncoder, surplus: str) -> None:
         with pytest.raises(CheckpointError, match="left over") as caught:
             encoder.load_state({**encoder.state(), surplus: torch.zeros(1)})
         assert surplus in str(caught.value)
+
+    def test_a_tensor_of_another_shape_is_an_error(self, encoder: MultiTaskEncoder) -> None:
+        with pytest.raises(CheckpointError, match=r"head\.one\.bias is \(7,\), must be \(2,\)"):
+            encoder.load_state({**encoder.state(), "head.one.bias": torch.zeros(7)})
 
     def test_an_adapter_of_fewer_layers_is_an_error_for_one_of_all(self, base: BaseModel) -> None:
         top = with_values(plan(), {"adapter.layers": "top-1"})
@@ -172,7 +174,7 @@ def test_initial_weights_follow_from_the_seed_alone(base: BaseModel) -> None:
         torch.manual_seed(len(states))
         with adapted(base, plan(), CLASSES, seed) as encoder:
             states.append({name: tensor.clone() for name, tensor in encoder.state().items()})
-    name = next(name for name in states[0] if "lora_A" in name)
+    name = next(name for name in states[0] if name.endswith(".a"))
     assert torch.equal(states[0][name], states[1][name])
     assert torch.equal(states[0]["head.one.weight"], states[1]["head.one.weight"])
     assert not torch.equal(states[0][name], states[2][name])

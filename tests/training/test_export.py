@@ -19,6 +19,7 @@ from coral.training.data import tokenize
 from coral.training.encoder import pool
 from coral.training.evaluation import predict
 from coral.training.export import Predictor
+from coral.training.job import JobLog
 from coral.training.trainer import LoraTrainer
 from tests.training.conftest import SEED, BuildTrainer, make_job, plan
 from tests.training.models import animals, colours
@@ -82,7 +83,7 @@ def test_peft_alone_gives_the_vectors_of_the_trained_encoder(
     folder = exported(trainer, tmp_path / "champion", base_folder, values)
     job = make_job(values, stage=1)
     ids, mask = tokenize(base.tokenizer, TEXTS, 16).pad(np.arange(len(TEXTS)))
-    with trainer._trained(job, []) as trained, torch.no_grad():
+    with trainer._runner.trained(job, JobLog()) as trained, torch.no_grad():
         expected = trained.encoder.encode(ids, mask)
     plain = AutoModel.from_pretrained(base_folder)
     encoder = PeftModel.from_pretrained(plain, str(folder)).eval()
@@ -103,7 +104,7 @@ def test_the_predictor_gives_the_probabilities_of_the_trained_encoder(
     values: dict[str, Any],
 ) -> None:
     folder = exported(trainer, tmp_path / "champion", base_folder, values)
-    with trainer._trained(make_job(values, stage=1), []) as trained:
+    with trainer._runner.trained(make_job(values, stage=1), JobLog()) as trained:
         split = trainer._split("test", 16)
         expected = predict(trained.encoder, split)
     texts = trainer._tasks["colour"].data.test.texts

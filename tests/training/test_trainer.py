@@ -131,7 +131,7 @@ def test_the_learning_rate_runs_over_the_full_horizon(
         )
         return optimizer
 
-    monkeypatch.setattr("coral.training.trainer.build_optimizer", build_and_listen)
+    monkeypatch.setattr("coral.training.job.build_optimizer", build_and_listen)
     values = {
         "schedule.scheduler": "linear",
         "schedule.warmup_ratio": 0.0,
@@ -317,7 +317,7 @@ class TestACheckpointThatIsNoUseOnlyCostsRetraining:
         expected: dict[str, Tensor],
     ) -> None:
         elsewhere = build_trainer()
-        elsewhere._base = replace(base, digest="another")
+        elsewhere._runner._base = replace(base, digest="another")
         foreign = run(elsewhere, make_job(stage=0)).checkpoint
         assert_same(self.retrained(trainer, checkpoints, foreign), expected)
 

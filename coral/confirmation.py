@@ -1,0 +1,174 @@
+"""The end of a run: is it the genome, its lineage, or luck?
+
+The champion's own weights stand beside its genome, and the next best, trained from scratch on new
+seeds, and beside the default recipe with as much training as the champion's whole lineage had. All
+of them are scored once on the test split, which had no part in the search.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from coral.evaluate import record
+from coral.evolution import DERIVED, EvolutionState, lineage_steps, ranked_finishers
+from coral.fidelity import Stage
+from coral.ports import Ports, Survey, TrainingJob
+from coral.records import Contestant, Outcome, RunConfirmed, StageFinished
+from coral.rng import derive_seed
+from coral.settings import RunSpec
+from coral.work import Work, job_of, run, with_ancestors, work_of
+
+REFERENCE = 0
+"""Number of the trial that runs the default recipe."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rematch:
+    """A contestant that has to be trained first."""
+
+    kind: str
+    work: Work
+
+
+def confirm(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionState:
+    """Train the rematches, score all contestants on the test split, and pick who is handed over.
+
+    The winner is the best on validation; the test split decides nothing.
+    """
+    contestants = [_lineage(state, spec)]
+    champion = contestants[0].trial
+    rematches = _rematches(state, spec, ports.survey)
+    jobs = [job_of(rematch.work, len(rematch.work.stages) - 1, spec) for rematch in rematches]
+    for outcome in run([j for j in jobs if j.key not in state.outcomes], state, spec, ports):
+        trial = next(job.trial for job in jobs if job.key == outcome.key)
+        state = record(state, StageFinished(trial=trial, outcome=outcome), spec, ports)
+    contestants += [
+        contestant
+        for rematch, job in zip(rematches, jobs, strict=True)
+        if (contestant := _rematched(rematch, state.outcomes[job.key][1])) is not None
+    ]
+    reference = REFERENCE if state.trials[REFERENCE].best_stage == spec.last_stage else None
+    if reference == champion:  # scores are compared with those of the last contestant
+        contestants = [*contestants[1:], contestants[0]]
+    elif reference is not None:
+        contestants.append(_default(state, spec))
+    finalists = [finalist(contestant, state, spec, ports.survey) for contestant in contestants]
+    scores = ports.executor.score(finalists, derive_seed(spec.seed, "bootstrap"))
+    primary = spec.objectives[0]
+    sign = 1 if primary.direction == "max" else -1
+    event = RunConfirmed(
+        champion=champion,
+        reference=reference,
+        scores=scores,
+        contestants=tuple(contestants),
+        winner=max(
+            range(len(contestants)), key=lambda i: sign * contestants[i].metrics[primary.metric]
+        ),
+    )
+    return record(state, event, spec, ports)
+
+
+def finalist(
+    contestant: Contestant, state: EvolutionState, spec: RunSpec, survey: Survey
+) -> TrainingJob:
+    """Return the job that stands for a contestant's weights.
+
+    It starts from its own checkpoint, so nothing is left to train, unless the cache was emptied:
+    then the same batches make the same weights again.
+    """
+    match contestant.kind:
+        case "cold":
+            work = _cold(contestant.trial, contestant.seed, state, spec, survey)
+        case "long default":
+            work = _long_default(contestant.optimizer_steps, state, spec, survey)
+        case _:
+            return trained(contestant.trial, state, spec, survey)
+    return job_of(work, len(work.stages) - 1, spec, resume_from=contestant.checkpoint)
+
+
+def trained(number: int, state: EvolutionState, spec: RunSpec, survey: Survey) -> TrainingJob:
+    """Return the job that stands for a trial's final weights, whatever is left of the cache."""
+    trial = state.trials[number]
+    last = trial.scored[-1]
+    work = work_of(trial.candidate, state, spec, survey)
+    job = job_of(work, last.stage, spec, resume_from=last.checkpoint)
+    return with_ancestors(job, state, spec, survey)
+
+
+def _lineage(state: EvolutionState, spec: RunSpec) -> Contestant:
+    assert state.champion is not None
+    trial = state.trials[state.champion]
+    last = trial.scored[-1]
+    return Contestant(
+        kind="lineage",
+        trial=trial.number,
+        seed=spec.seed,
+        metrics=last.metrics,
+        optimizer_steps=lineage_steps(trial.number, last.stage, state, spec),
+        checkpoint=last.checkpoint,
+    )
+
+
+def _default(state: EvolutionState, spec: RunSpec) -> Contestant:
+    last = state.trials[REFERENCE].scored[-1]
+    return Contestant(
+        kind="default",
+        trial=REFERENCE,
+        seed=spec.seed,
+        metrics=last.metrics,
+        optimizer_steps=last.cumulative_steps,
+        checkpoint=last.checkpoint,
+    )
+
+
+def _rematches(state: EvolutionState, spec: RunSpec, survey: Survey) -> list[_Rematch]:
+    """Return what is trained for the confirmation; nothing if it is switched off."""
+    if not spec.confirm.top_k:
+        return []
+    trained = [
+        trial
+        for trial in ranked_finishers(state.trials, spec)
+        if trial.candidate.lineage.operator not in (*DERIVED, "reference")
+    ]
+    seeds = [derive_seed(spec.seed, "confirm", i) for i in range(spec.confirm.seeds)]
+    made = [
+        _Rematch(kind="cold", work=_cold(trial.number, seed, state, spec, survey))
+        for trial in trained[: spec.confirm.top_k]
+        for seed in seeds
+    ]
+    steps = _lineage(state, spec).optimizer_steps
+    default = state.trials[REFERENCE].scored
+    if steps > (default[-1].cumulative_steps if default else 0):
+        work = _long_default(steps, state, spec, survey)
+        made.append(_Rematch(kind="long default", work=work))
+    return made
+
+
+def _cold(number: int, seed: int, state: EvolutionState, spec: RunSpec, survey: Survey) -> Work:
+    candidate = replace(state.trials[number].candidate, legacy=(), entry=0)
+    return work_of(candidate, state, spec, survey, seed=seed)
+
+
+def _long_default(steps: int, state: EvolutionState, spec: RunSpec, survey: Survey) -> Work:
+    """Return the default recipe's work over one stage of ``steps``."""
+    stage = Stage(
+        name="lineage",
+        epoch_budget=steps * spec.training.schedule.batch_size / survey.train_examples,
+        data_percentage=100,
+        survival_rate=1,
+    )
+    return work_of(state.trials[REFERENCE].candidate, state, spec, survey, stages=(stage,))
+
+
+def _rematched(rematch: _Rematch, outcome: Outcome) -> Contestant | None:
+    """Return the contestant that a rematch makes; None if it failed."""
+    if outcome.failure is not None:
+        return None
+    return Contestant(
+        kind="cold" if rematch.kind == "cold" else "long default",
+        trial=rematch.work.candidate.number,
+        seed=rematch.work.seed,
+        metrics=outcome.metrics,
+        optimizer_steps=outcome.cumulative_steps,
+        checkpoint=outcome.checkpoint,
+    )

@@ -1,0 +1,132 @@
+"""After a generation: what its trained adapters are worth together, and at lower ranks.
+
+Nothing is trained here. Soups and squeezed adapters are put together from checkpoints and evaluated
+as the last stage evaluates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from coral.evaluate import record
+from coral.evolution import (
+    EvolutionState,
+    objective_values,
+    ranked_finishers,
+    soup_of,
+    soup_pool,
+    squeezes_of,
+    tuned,
+)
+from coral.ports import Ports
+from coral.records import Candidate, Cost, Outcome, Trial, TrialsDerived, Verdict
+from coral.retention import give_up
+from coral.rng import stream
+from coral.settings import RunSpec
+from coral.work import job_of, run, work_of
+
+Members = list[tuple[Trial, float]]
+
+
+def harvest(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionState:
+    """Make the last generation's soup and squeezed adapters, unless that was done.
+
+    They are trials like any other, in one event: a run that is killed before it makes them again.
+    """
+    if state.derived == state.generation or state.candidates:
+        return state
+    soup = _soup(state, spec, ports)
+    made = [soup] if soup else []
+    last = state.generation - 1
+    new = [trial for trial in state.trials if trial.candidate.generation == last]
+    sources = ranked_finishers([*new, *made], spec)[: spec.squeeze.sources]
+    known = replace(state, trials=(*state.trials, *made))
+    candidates: list[Candidate] = []
+    for source in sources:
+        candidates += squeezes_of(source, len(known.trials) + len(candidates), known, spec)
+    outcomes = _evaluated(candidates, known, spec, ports)
+    made += [
+        _trial(candidate, outcome, spec)
+        for candidate, outcome in zip(candidates, outcomes, strict=True)
+    ]
+    return record(state, TrialsDerived(generation=last, trials=tuple(made)), spec, ports)
+
+
+def _soup(state: EvolutionState, spec: RunSpec, ports: Ports) -> Trial | None:
+    """Return the soup that greedy selection finds, if it is better than the best trial alone.
+
+    Trials join in the order of their validation scores and stay if the soup gets better. Then a few
+    mutations of the weights are tried.
+
+    Source: Wortsman et al. 2022 (greedy soup).
+    """
+    pool = soup_pool(state, spec)
+    if len(pool) < 2:
+        return None
+    members: Members = [(pool[0], 1.0)]
+    best, worth = None, _worth(pool[0].scored[-1], spec)
+    spent = Cost()
+
+    def attempt(proposals: Sequence[Members]) -> None:
+        nonlocal members, best, worth, spent
+        candidates = [soup_of(item, len(state.trials), state, spec) for item in proposals]
+        fresh = [
+            (item, candidate)
+            for item, candidate in zip(proposals, candidates, strict=True)
+            if candidate.digest not in state.digests
+        ]
+        outcomes = _evaluated([candidate for _, candidate in fresh], state, spec, ports)
+        made = [*outcomes, *([best[1]] if best else [])]
+        for (item, candidate), outcome in zip(fresh, outcomes, strict=True):
+            spent = spent + outcome.cost
+            if (value := _worth(outcome, spec)) > worth:
+                members, best, worth = item, (candidate, outcome), value
+        kept = best[1].checkpoint if best else None
+        # No event will name the others, so nobody could find them later.
+        give_up([o.checkpoint for o in made if o.checkpoint and o.checkpoint != kept], ports)
+
+    for trial in pool[1:]:
+        attempt([[*members, (trial, 1.0)]])
+    for number in range(0, spec.soup.tunings if len(members) > 1 else 0, _TOGETHER):
+        rounds = range(number, min(number + _TOGETHER, spec.soup.tunings))
+        rngs = [stream(spec.seed, "soup", state.generation, i) for i in rounds]
+        attempt([tuned(members, rng) for rng in rngs])
+    if best is None:
+        return None
+    candidate, outcome = best
+    return _trial(candidate, replace(outcome, cost=spent), spec)
+
+
+_TOGETHER = 2
+"""Tunings evaluated side by side before the next ones start from the better of them."""
+
+
+def _worth(outcome: Outcome, spec: RunSpec) -> float:
+    """Return the primary objective, more is better; minus infinity for a failure."""
+    values = objective_values(outcome, spec.objectives)
+    if values is None:
+        return float("-inf")
+    return values[0] if spec.objectives[0].direction == "max" else -values[0]
+
+
+def _evaluated(
+    candidates: Sequence[Candidate], state: EvolutionState, spec: RunSpec, ports: Ports
+) -> list[Outcome]:
+    """Return the outcomes of derived candidates, in their order."""
+    works = [work_of(candidate, state, spec, ports.survey) for candidate in candidates]
+    jobs = [job_of(work, spec.last_stage, spec) for work in works]
+    found = {outcome.key: outcome for outcome in run(jobs, state, spec, ports)}
+    return [found[job.key] for job in jobs]
+
+
+def _trial(candidate: Candidate, outcome: Outcome, spec: RunSpec) -> Trial:
+    verdict = Verdict(status="completed", stage=spec.last_stage)
+    if outcome.failure is not None:
+        verdict = Verdict(
+            status="failed",
+            stage=spec.last_stage,
+            reason=outcome.failure.message,
+            rule=outcome.failure.kind,
+        )
+    return Trial(candidate=candidate, outcomes=(outcome,), verdict=verdict)

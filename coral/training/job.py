@@ -1,0 +1,320 @@
+"""One job's weights on the base: restored, inherited, put together or trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from coral.errors import CheckpointError
+from coral.fidelity import ladder_steps
+from coral.flops import step_cost
+from coral.plan import TrainingPlan, digest_of, rewarmup_share
+from coral.ports import CheckpointStore, Inherited, Progress, TrainingJob
+from coral.records import Inheritance
+from coral.rng import stream
+from coral.training import checkpoint, transfer
+from coral.training.base import BaseModel
+from coral.training.batches import examples_by_task, stage_batches
+from coral.training.checkpoint import Checkpoint, Position
+from coral.training.data import TrainSet
+from coral.training.encoder import MultiTaskEncoder, adapted
+from coral.training.factors import Factors, rescaled
+from coral.training.failures import LostWeightsError
+from coral.training.loop import StageLog, build_optimizer, learning_rate_factors, train_steps
+
+
+@dataclass(slots=True)
+class JobLog:
+    """What a job did; it stands also if the job fails on the way.
+
+    Attributes:
+        stages: an entry for each stage that was trained, ancestors' included.
+        notes: what went another way than usual, in words.
+        inheritance: what was kept of inherited weights, once they are loaded.
+    """
+
+    stages: list[StageLog] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    inheritance: Inheritance | None = None
+
+
+@dataclass(slots=True)
+class Trained:
+    """A model with a job's weights, still on the base.
+
+    Attributes:
+        content: the checkpoint; None if it was there already.
+        last: what the job's own last stage did; empty if nothing was trained.
+    """
+
+    encoder: MultiTaskEncoder
+    position: Position
+    content: bytes | None
+    last: StageLog
+
+
+class JobRunner:
+    """Brings one frozen base to the weights of one job after another."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        classes: Mapping[str, int],
+        checkpoints: CheckpointStore,
+        train_set: Callable[[TrainingPlan, int], TrainSet],
+        report: Callable[[Progress], None],
+    ) -> None:
+        """Args:
+        classes: task name to number of classes.
+        train_set: gives the train set of a plan and a seed.
+        """
+        self._base = base
+        self._classes = dict(classes)
+        self._checkpoints = checkpoints
+        self._train_set = train_set
+        self._report = report
+        self._layer_of = {module.name: module.layer for module in base.linear_modules}
+
+    @contextmanager
+    def trained(self, job: TrainingJob, log: JobLog) -> Iterator[Trained]:
+        """Lend the base with a job's weights on it: restored as far as possible, else trained.
+
+        Raises:
+            LostWeightsError: inherited weights can't be read, and the job doesn't say how they
+                were made.
+        """
+        train_set = self._train_set(job.plan, job.seed)
+        ends = [0, *ladder_steps(job.stages, len(train_set.index), job.plan.schedule.batch_size)]
+        own = self._own(job, ends, log)
+        # Lost parents are trained on this very base, so they come before the child's own adapter.
+        sources = [] if own else [self._source(inherited, job, log) for inherited in job.inherits]
+        made = _put_together(job, sources) if sources and job.derivation else None
+        ranks = own.ranks if own else None
+        if made is not None:
+            ranks = {name: factors.rank for name, factors in made.modules.items()}
+        with adapted(self._base, job.plan, self._classes, job.seed, ranks) as encoder:
+            optimizer = build_optimizer(encoder, job.plan.schedule)
+            if own is not None:
+                checkpoint.restore(own, encoder, optimizer)
+                position = own.position
+            else:
+                if sources and made is None:
+                    made = self._inherited(job, sources, encoder.factors(), log)
+                position = self._start(job, ends, made, sources)
+                if made is not None:
+                    encoder.load_factors(made.modules)
+                    encoder.load_heads(made.heads)
+                    checkpoint.load_moments(made.moments, encoder, optimizer)
+                    log.inheritance = _account(made, job)
+            stages, position = self._train(job, encoder, optimizer, train_set, ends, position, log)
+            content = None
+            if own is None or stages:
+                content = checkpoint.dump(encoder, optimizer, position)
+            encoder.eval()
+            yield Trained(encoder, position, content, stages[-1] if stages else StageLog())
+
+    def _own(self, job: TrainingJob, ends: list[int], log: JobLog) -> Checkpoint | None:
+        """Return the job's own checkpoint; None if it has none that can be used.
+
+        Args:
+            ends: cumulative optimizer steps before the first stage and by each stage's end.
+        """
+        if job.resume_from is None:
+            return None
+        try:
+            found = self._read(job.resume_from)
+            position = found.position
+            if position.plan != digest_of(job.plan):
+                raise CheckpointError("the checkpoint is of another plan")
+            if position.stage > job.stage or position.step != ends[position.stage + 1]:
+                raise CheckpointError("the checkpoint stands at no stage on the way")
+        except CheckpointError as error:
+            log.notes.append(f"made again, for {_first_line(error)}")
+            return None
+        return found
+
+    def _source(self, inherited: Inherited, job: TrainingJob, log: JobLog) -> Checkpoint:
+        """Return a parent's checkpoint; a lost one is made again as it was made first."""
+        try:
+            return self._read(inherited.address)
+        except CheckpointError as error:
+            lost = _first_line(error)
+        maker = next((other for other in job.ancestors if other.key == inherited.key), None)
+        if maker is None:
+            raise LostWeightsError(f"the weights of trial {inherited.trial} are lost: {lost}")
+        again = replace(maker, ancestors=job.ancestors)
+        with self.trained(again, JobLog(log.stages, log.notes)) as parent:
+            assert parent.content is not None
+            content = parent.content
+        log.notes.append(f"trial {inherited.trial} made again, for {lost}")
+        self._checkpoints.put(content)
+        return checkpoint.read(content, self._base.digest, self._classes)
+
+    def _read(self, address: str) -> Checkpoint:
+        return checkpoint.read(self._checkpoints.get(address), self._base.digest, self._classes)
+
+    def _inherited(
+        self,
+        job: TrainingJob,
+        sources: Sequence[Checkpoint],
+        fresh: Mapping[str, Factors],
+        log: JobLog,
+    ) -> transfer.Inherited:
+        """Return what the child has of one parent or two, the better one first."""
+        parents = [checkpoint.parent_of(source) for source in sources]
+        if len(parents) == 1:
+            return transfer.inherit(fresh, parents[0])
+        plan = job.plan.inheritance
+        keys = [item.key for item in job.inherits]
+        rng = stream(job.seed, "layers", digest_of(job.plan), *keys)
+        crossed = transfer.cross(
+            fresh,
+            *parents,
+            mixing=plan.mixing,
+            mode=plan.crossover,
+            layer_of=self._layer_of,
+            take_other={n for n in range(self._base.depth) if rng.random() >= plan.mixing},
+            min_retained_energy=job.min_retained_energy,
+        )
+        if crossed.parents == 1 and plan.crossover == "blend" and plan.mixing < 1:
+            one, two = (inherited.trial for inherited in job.inherits)
+            log.notes.append(
+                f"inherits from trial {one} alone: too little of its blend with trial {two} fits"
+                f" into rank {job.plan.adapter.rank}"
+            )
+        return crossed
+
+    def _start(
+        self,
+        job: TrainingJob,
+        ends: Sequence[int],
+        made: transfer.Inherited | None,
+        sources: Sequence[Checkpoint],
+    ) -> Position:
+        """Return the position before the first step; derived weights have none to do."""
+        line = [source.position for source in sources[: made.parents if made else 0]]
+        stage = job.stage if job.derivation else job.entry - 1
+        return Position(
+            plan=digest_of(job.plan),
+            model=self._base.digest,
+            heads=self._classes,
+            scaling=job.plan.adapter.scaling,
+            stage=stage,
+            step=ends[stage + 1],
+            cumulative_steps=max((position.cumulative_steps for position in line), default=0),
+            teraflops=max((position.teraflops for position in line), default=0.0),
+            rewarms=made is not None and not _keeps_moments(made),
+            seen=_seen(line, len(job.stages), len(self._classes)),
+        )
+
+    def _train(
+        self,
+        job: TrainingJob,
+        encoder: MultiTaskEncoder,
+        optimizer: torch.optim.AdamW,
+        train_set: TrainSet,
+        ends: Sequence[int],
+        position: Position,
+        log: JobLog,
+    ) -> tuple[list[StageLog], Position]:
+        """Train the stages that are left; return what each of them did, and where that leads."""
+        schedule = learning_rate_factors(job.plan.schedule, optimizer, ends[-1])
+
+        def factor(step: int) -> float:
+            since = step - ends[job.entry]
+            rewarmed = rewarmup_share(job.plan.inheritance, since, ends[-1])
+            return schedule(step) * (rewarmed if position.rewarms else 1.0)
+
+        def report(step: int, loss: float) -> None:
+            end_step = ends[job.stage + 1]
+            progress = Progress(
+                trial=job.trial, stage=job.stage, step=step, end_step=end_step, loss=loss
+            )
+            self._report(progress)
+
+        cost = step_cost(
+            job.plan.adapter, self._base.linear_modules, self._base.depth, self._base.hidden_size
+        )
+        done: list[StageLog] = []
+        for stage in range(position.stage + 1, job.stage + 1):
+            done.append(StageLog(first_step=ends[stage]))
+            log.stages.append(done[-1])
+            before = position.seen[stage]
+            batches = stage_batches(job.plan, train_set.index, job.stages, stage, job.seed, before)
+            train_steps(
+                encoder,
+                optimizer,
+                factor,
+                train_set,
+                batches,
+                plan=job.plan.schedule,
+                log=done[-1],
+                seed=job.seed,
+                micro_batch_size=job.micro_batch_size,
+                cost=cost,
+                report=report,
+            )
+            drawn = examples_by_task(train_set.index, batches)
+            seen = tuple(one + two for one, two in zip(before, drawn, strict=True))
+            position = replace(
+                position,
+                stage=stage,
+                step=ends[stage + 1],
+                cumulative_steps=position.cumulative_steps + len(batches),
+                teraflops=position.teraflops + done[-1].teraflops,
+                seen=(*position.seen[:stage], seen, *position.seen[stage + 1 :]),
+            )
+        return done, position
+
+
+def _seen(line: Sequence[Position], stages: int, tasks: int) -> tuple[tuple[int, ...], ...]:
+    """Return what inherited weights have drawn, by stage and task: the most of any parent."""
+    nothing = ((0,) * tasks,) * stages
+    known = [position.seen for position in line if len(position.seen) == stages]
+    return tuple(
+        tuple(max(counts) for counts in zip(*by_parent, strict=True))
+        for by_parent in zip(nothing, *known, strict=True)
+    )
+
+
+def _put_together(job: TrainingJob, sources: Sequence[Checkpoint]) -> transfer.Inherited:
+    """Return the weights of a soup or of a squeezed adapter, at the plan's scaling."""
+    derivation = job.derivation
+    assert derivation is not None
+    parents = [checkpoint.parent_of(source) for source in sources]
+    modules, heads = parents[0].modules, parents[0].heads
+    if derivation.kind == "soup":
+        total = sum(inherited.weight for inherited in job.inherits)
+        weights = [inherited.weight / total for inherited in job.inherits]
+        modules, heads = transfer.blend(list(zip(weights, parents, strict=True)))
+    small, retained = transfer.squeezed(modules, rank=derivation.rank, energy=derivation.energy)
+    scaling = job.plan.adapter.scaling
+    return transfer.Inherited(
+        modules={name: rescaled(factors, scaling) for name, factors in small.items()},
+        heads=heads,
+        moments={},
+        retained=retained,
+        retained_energy=transfer.retained_energy(modules, retained),
+        moments_reset=True,
+        parents=len(parents),
+    )
+
+
+def _keeps_moments(made: transfer.Inherited) -> bool:
+    return not made.moments_reset and bool(made.moments)
+
+
+def _account(made: transfer.Inherited, job: TrainingJob) -> Inheritance:
+    return Inheritance(
+        retained_energy=made.retained_energy,
+        by_module={name: round(share, 6) for name, share in made.retained.items()},
+        sources=tuple(inherited.trial for inherited in job.inherits[: made.parents]),
+        moments_kept=_keeps_moments(made),
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

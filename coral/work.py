@@ -1,0 +1,154 @@
+"""What candidates train: jobs, the names of their results, and how lost weights come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from coral.errors import CheckpointError
+from coral.evolution import EvolutionState, ancestors
+from coral.fidelity import Stage
+from coral.plan import TrainingPlan, digest_of
+from coral.ports import CheckpointStore, Inherited, Ports, Survey, TrainingJob
+from coral.records import Candidate, Legacy, Outcome
+from coral.settings import RunSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What one candidate trains, and the names of its results.
+
+    Attributes:
+        keys: by stage; equal keys give equal results.
+        inherits: its parents' weights, the better parent's first.
+    """
+
+    candidate: Candidate
+    plan: TrainingPlan
+    stages: tuple[Stage, ...]
+    seed: int
+    keys: tuple[str, ...]
+    inherits: tuple[Inherited, ...] = ()
+
+
+def work_of(
+    candidate: Candidate,
+    state: EvolutionState,
+    spec: RunSpec,
+    survey: Survey,
+    *,
+    stages: tuple[Stage, ...] | None = None,
+    seed: int | None = None,
+) -> Work:
+    """Return a candidate's work.
+
+    Args:
+        stages, seed: others than the run's, for the final confirmation.
+    """
+    stages, seed = stages or spec.training_stages, spec.seed if seed is None else seed
+    inherits = tuple(_inherited(legacy, state) for legacy in candidate.legacy)
+    plan = spec.plan_of(candidate)
+    own: dict[str, Any] = {
+        "plan": digest_of(plan),
+        "horizon": float(stages[-1].epoch_budget),
+        "seed": seed,
+        "data": survey.data_digest,
+        "model": survey.model_digest,
+    }
+    if inherits:
+        own["inherits"] = [[item.key, item.weight] for item in inherits]
+        own["entry"] = candidate.entry
+    if candidate.derivation is not None:
+        own["derivation"] = candidate.derivation
+    rungs = [
+        [
+            float(value)
+            for value in (rung.epoch_budget, rung.data_percentage, rung.evaluation_percentage)
+        ]
+        for rung in stages
+    ]
+    return Work(
+        candidate=candidate,
+        plan=plan,
+        stages=stages,
+        seed=seed,
+        keys=tuple(digest_of({**own, "ladder": rungs[: stage + 1]}) for stage in range(len(rungs))),
+        inherits=inherits,
+    )
+
+
+def _inherited(legacy: Legacy, state: EvolutionState) -> Inherited:
+    outcome = state.outcome_of(legacy.trial, legacy.stage)
+    assert outcome is not None and outcome.checkpoint is not None
+    return Inherited(
+        trial=legacy.trial,
+        stage=legacy.stage,
+        key=outcome.key,
+        address=outcome.checkpoint,
+        weight=legacy.weight,
+    )
+
+
+def run(
+    jobs: Sequence[TrainingJob], state: EvolutionState, spec: RunSpec, ports: Ports
+) -> Iterator[Outcome]:
+    """Run jobs; those whose inherited weights are lost run again, knowing how to make them."""
+    pending = [
+        with_ancestors(job, state, spec, ports.survey)
+        if not all(_holds(ports.checkpoints, item.address) for item in job.inherits)
+        else job
+        for job in jobs
+    ]
+    while pending:
+        waiting = {job.key: job for job in pending}
+        pending = []
+        for outcome in ports.executor.run(list(waiting.values())):
+            if outcome.failure is None or outcome.failure.kind != "lost":
+                yield outcome
+            else:
+                pending.append(with_ancestors(waiting[outcome.key], state, spec, ports.survey))
+
+
+def _holds(checkpoints: CheckpointStore, address: str) -> bool:
+    """Return whether a checkpoint is known to be there; a store out of reach knows of none."""
+    try:
+        return checkpoints.holds(address)
+    except CheckpointError:
+        return False
+
+
+def with_ancestors(
+    job: TrainingJob, state: EvolutionState, spec: RunSpec, survey: Survey
+) -> TrainingJob:
+    """Return a job that says how everything it inherits was made."""
+    highest: dict[int, int] = {}
+    for item in job.inherits:
+        for number, stage in ancestors(item.trial, item.stage, state).items():
+            highest[number] = max(stage, highest.get(number, 0))
+    makers = []
+    for number in sorted(highest):
+        candidate = state.candidate(number)
+        work = work_of(candidate, state, spec, survey)
+        makers += [
+            job_of(work, stage, spec) for stage in range(candidate.entry, highest[number] + 1)
+        ]
+    return replace(job, ancestors=tuple(makers))
+
+
+def job_of(work: Work, stage: int, spec: RunSpec, resume_from: str | None = None) -> TrainingJob:
+    """Return the job that brings a candidate to the end of a stage."""
+    return TrainingJob(
+        key=work.keys[stage],
+        trial=work.candidate.number,
+        plan=work.plan,
+        stage=stage,
+        stages=work.stages,
+        seed=work.seed,
+        resume_from=resume_from,
+        entry=work.candidate.entry,
+        inherits=work.inherits,
+        derivation=work.candidate.derivation,
+        min_retained_energy=spec.warm_start.min_retained_energy,
+        micro_batch_size=spec.execution.micro_batch_size,
+    )

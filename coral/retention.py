@@ -5,10 +5,11 @@ What is given up can be trained again, and is if a job asks for it: the budget c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from coral.errors import CheckpointError
-from coral.evolution import Claim, EvolutionState, Use, claims, spare, writes_ahead
+from coral.evolution import EvolutionState, Use, claims, spare, writes_ahead
 from coral.ports import CheckpointStore, Ports
 from coral.records import Outcome
 from coral.settings import RunSpec
@@ -74,7 +75,6 @@ def _tell_of(error: CheckpointError, ports: Ports) -> None:
 
 def _make_room(state: EvolutionState, spec: RunSpec, budget: int, ports: Ports) -> None:
     found = claims(state, spec)
-    _ask_again(found, state, ports.checkpoints)
     sizes = {claim.address: ports.checkpoints.size(claim.address) or 0 for claim in found}
     largest = max((max(claim.size, sizes[claim.address]) for claim in found), default=0)
     ahead = largest * writes_ahead(state, spec, ports.workers)
@@ -86,21 +86,10 @@ def _make_room(state: EvolutionState, spec: RunSpec, budget: int, ports: Ports) 
     if needed > budget:
         ports.observer.on_notice(
             "cache_bytes",
-            f"cache_bytes is too small: with {_megabytes(budget)} it must hold"
-            f" {_megabytes(needed)} that queued jobs read and write, so these stay.\n"
-            f"Raise it to {_megabytes(needed)} or more, or breed a smaller population.",
+            f"cache_bytes is {_megabytes(budget)}, and what queued jobs read and write takes"
+            f" {_megabytes(needed)}; it stays.\n"
+            "Raise cache_bytes at least to that, or breed a smaller population.",
         )
-
-
-def _ask_again(found: Sequence[Claim], state: EvolutionState, checkpoints: CheckpointStore) -> None:
-    """Look up again what was gone where a job may have made it again meanwhile."""
-    roots = [(claim.trial, claim.stage) for claim in found if claim.use >= Use.SOUP]
-    if state.candidates:
-        legacies = [legacy for candidate in state.candidates for legacy in candidate.legacy]
-        roots = [(legacy.trial, legacy.stage) for legacy in legacies]
-    for outcome in _lost(roots, state, checkpoints):
-        if outcome.checkpoint:
-            checkpoints.holds(outcome.checkpoint)
 
 
 def _lost(
@@ -124,4 +113,4 @@ def _lost(
 
 
 def _megabytes(count: float) -> str:
-    return f"{count / 1e6:.1f} MB"
+    return f"{math.ceil(count / 1e4) / 100:,.2f} MB"

@@ -214,7 +214,7 @@ class FaultRates:
         out_of_memory: a whole batch does not fit.
         straggler: the job takes eight times as long.
         nan: the loss is not finite, whatever the genome.
-        lost_checkpoint: the checkpoint to resume from is gone.
+        lost_checkpoint: the checkpoint to resume from, or to inherit, is gone.
     """
 
     crash: Fraction = 0.0

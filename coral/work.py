@@ -105,6 +105,7 @@ def run(
         pending = []
         for outcome in ports.executor.run(list(waiting.values())):
             if outcome.failure is None or outcome.failure.kind != "lost":
+                _look_again(waiting[outcome.key], ports.checkpoints)
                 yield outcome
             else:
                 pending.append(with_ancestors(waiting[outcome.key], state, spec, ports.survey))
@@ -116,6 +117,14 @@ def _holds(checkpoints: CheckpointStore, address: str) -> bool:
         return checkpoints.holds(address)
     except CheckpointError:
         return False
+
+
+def _look_again(job: TrainingJob, checkpoints: CheckpointStore) -> None:
+    """Ask for what a job may have made again, for a store that remembers what is there."""
+    if job.ancestors:
+        makers = (job, *job.ancestors)
+        for address in {item.address for maker in makers for item in maker.inherits}:
+            _holds(checkpoints, address)
 
 
 def with_ancestors(

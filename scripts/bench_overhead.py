@@ -168,7 +168,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
     source = compose.Source(path=compose.find_config("quickstart"))
-    loaded = compose.load(source, {"mode": "simulate"}).spec
+    loaded = compose.load(source, {"mode": "simulate"}).spec.without_inheritance()
     # One stage, so that one trial is one evaluation on every side.
     spec = replace(
         loaded,

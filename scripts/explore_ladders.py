@@ -65,7 +65,7 @@ def main() -> None:
                 "evolution.population_size": str(options.population),
                 "evolution.generations": str(options.generations),
             }
-            spec = compose.load(source, overrides).spec
+            spec = compose.load(source, overrides).spec.without_inheritance()
             share, score = evolved(
                 replace(spec, training_stages=ladder_of(text), prune=PruneSettings(rules=()))
             )

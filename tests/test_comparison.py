@@ -213,7 +213,8 @@ def test_a_naive_run_of_other_genomes_is_refused() -> None:
     compared("here", seed="1")
     other = state_of(Path("here/multi-fidelity"))[1].trials
     source = compose.Source(path=Path("toy.yaml"))
-    spec = comparison.naive_spec(compose.load(source, {}).spec, len(other))
+    spec = compose.load(source, {}).spec.without_inheritance()
+    spec = comparison.naive_spec(spec, len(other))
     genomes = tuple(replace(trial.candidate, generation=0) for trial in other)
     Path("there").mkdir()
     with compose.backend(spec, (), SilentWatcher()) as used:
@@ -240,12 +241,16 @@ def test_two_processes_never_share_a_comparison() -> None:
         compared("here")
 
 
-def test_naive_starts_cold_though_the_evolution_starts_warm() -> None:
-    folder = Path(compared(evolution__warm_start="true")["comparison"])
-    warm = state_of(folder / "multi-fidelity")[1].trials
-    naive = state_of(folder / "naive")[1].trials
-    assert any(t.scored and t.scored[-1].cumulative_steps > t.cost.optimizer_steps for t in warm)
-    assert all(o.cumulative_steps == o.cost.optimizer_steps for t in naive for o in t.scored)
+def test_every_genome_of_a_comparison_starts_cold_though_the_config_starts_warm() -> None:
+    folder = Path(compared(warm_start="{mode: crossover, cold_share: 0.0}")["comparison"])
+    for name in ("multi-fidelity", "naive"):
+        trials = state_of(folder / name)[1].trials
+        assert len(trials) == 8
+        for trial in trials:
+            assert not trial.candidate.legacy
+            assert trial.candidate.derivation is None
+            steps = sum(outcome.cost.optimizer_steps for outcome in trial.scored)
+            assert not trial.scored or trial.scored[-1].cumulative_steps == steps
 
 
 def test_a_misleading_stage_misleads_the_evolution_and_not_the_naive_run() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import resource
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.console import Console
 
+from coral.cli.comparison import ComparisonScreen
+from coral.cli.screen import Screen
 from coral.errors import CheckpointError
 from coral.evolution import EvolutionState, Use, claims
 from coral.execution import InlineExecutor
@@ -175,7 +179,7 @@ class TestUnderABudget:
         assert max(over) > budget
         topics = {topic for topic, _ in watcher.noticed}
         assert topics == {"cache_bytes"}
-        assert watcher.noticed[0][1].startswith("cache_bytes is too small: with 1.2 MB it must")
+        assert watcher.noticed[0][1].startswith("cache_bytes is 1.18 MB, and what queued jobs")
 
     def test_a_parent_that_is_evicted_comes_back_when_a_child_asks(self) -> None:
         shelf = Shelf()
@@ -183,12 +187,16 @@ class TestUnderABudget:
         evolve(spec, shelved(shelf))
         assert shelf.made_again
 
-    def test_the_store_is_asked_for_each_checkpoint_about_once(self) -> None:
+    def test_the_store_is_asked_once_for_each_checkpoint_and_for_what_jobs_inherit(self) -> None:
         shelf = Shelf()
-        evolve(replace(LONG, cache_bytes=48 * LARGEST), shelved(shelf))
-        assert len(shelf.asked) < 2 * len(set(shelf.asked))
+        ports = shelved(shelf)
+        evolve(replace(LONG, cache_bytes=48 * LARGEST), ports)
+        assert not shelf.made_again
+        assert isinstance(ports.executor, WatchedExecutor)
+        inherited = sum(len(job.inherits) for job in ports.executor.jobs)
+        assert len(shelf.asked) <= len(set(shelf.asked)) + inherited
 
-    @pytest.mark.parametrize("at", range(3, 60, 7))
+    @pytest.mark.parametrize("at", [5, 19, 33, 47])
     def test_a_killed_run_goes_on_to_the_same_end(self, at: int) -> None:
         spec = replace(LONG, evolution=replace(SPEC.evolution, generations=3))
         expected = evolve(spec, shelved(Shelf()))
@@ -230,6 +238,16 @@ def test_a_store_that_cannot_be_reached_ends_no_run(
     assert noticed(ports)[0][1].endswith(
         "Check the network.\nThe run goes on with what it can reach."
     )
+
+
+@pytest.mark.parametrize("screen", [Screen, ComparisonScreen])
+def test_a_notice_is_told_once(screen: type[Screen] | type[ComparisonScreen]) -> None:
+    console = Console(file=io.StringIO(), width=80)
+    with screen(SPEC, console) as shown:
+        for topic, text in (("cache", "first"), ("cache", "second"), ("cache_bytes", "third")):
+            shown.on_notice(topic, text)
+    assert isinstance(console.file, io.StringIO)
+    assert console.file.getvalue().splitlines()[1:] == ["first", "third"]
 
 
 class TestRememberedSizes:

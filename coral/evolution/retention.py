@@ -236,5 +236,5 @@ def _needed_at_the_end(state: EvolutionState) -> Iterator[Claim]:
         if outcome.failure is None:
             size = outcome.checkpoint_bytes
             yield from _rematch(number, outcome.checkpoint, size, Use.QUEUED, reason)
-    for number in (0,) if state.champion is None else (0, state.champion):
+    for number in () if state.champion is None else (0, state.champion):
         yield from _final(state.trials[number], Use.QUEUED, reason)

@@ -132,7 +132,8 @@ class WeightsInAddresses:
         return address.startswith(SCHEME)
 
     def size(self, address: str) -> int | None:
-        return 0 if self.holds(address) else None
+        """Return the length of the content: all of it is there, though not in the cache."""
+        return len(self.get(address)) if self.holds(address) else None
 
     def discard(self, addresses: Iterable[str]) -> None:
         """Do nothing: an address takes no room."""

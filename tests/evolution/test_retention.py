@@ -165,13 +165,14 @@ def test_every_claim_says_why() -> None:
 
 def test_an_audited_trial_keeps_what_it_is_worth_as_a_parent_and_what_it_reached() -> None:
     audited = trial(9, 0, 1, LAST, verdict=pruned(1, audited=True))
-    state = replace(STATE, trials=(*TRIALS, audited), population=(9, 6), front=(9,))
-    found = uses(state)
-    assert [found[f"9@{stage}"] for stage in (0, 1, LAST)] == [
-        Use.SUPERSEDED,
-        Use.POPULATION,
-        Use.FRONT,
-    ]
+    state = replace(STATE, trials=(*TRIALS, audited))
+
+    def found(state: EvolutionState) -> list[Use]:
+        return [uses(state)[f"9@{stage}"] for stage in (0, 1, LAST)]
+
+    assert found(state) == [Use.SUPERSEDED, Use.UNUSED, Use.UNUSED]
+    chosen = replace(state, population=(9, 6), front=(9,))
+    assert found(chosen) == [Use.SUPERSEDED, Use.POPULATION, Use.FRONT]
 
 
 def test_an_address_that_trials_share_counts_once_for_the_best_use() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +16,10 @@ from coral.plan import TrainingPlan
 from coral.ports import TrainingJob
 from coral.records import Curve, Derivation, Outcome
 from coral.settings import FaultRates
-from coral.simulation import Profile
+from coral.simulation import Profile, dump_profile, read_profile
 from coral.simulation.profile import Inheritance
 from coral.simulation.transfer import blended, energy_share
-from coral.simulation.weights import SimulatedWeights, address_of, weights_at
+from coral.simulation.weights import Luck, SimulatedWeights, address_of, weights_at
 from tests.simulation.worlds import (
     LADDER,
     PROFILE,
@@ -113,6 +114,15 @@ class TestNothingIsTrained:
         crashed = trained(job, QUIET, faults=FaultRates(crash=1.0)).failure
         assert crashed is not None
         assert crashed.kind == "crashed"
+
+    def test_a_lost_source_is_trained_again(self) -> None:
+        maker = job_of(plan_of(), LAST)
+        squeeze = derivation_job(Derivation(kind="squeeze", rank=2), [weights()])
+        source = replace(squeeze.inherits[0], key=maker.key, address="gone")
+        outcome = trained(replace(squeeze, inherits=(source,), ancestors=(maker,)), QUIET)
+        assert outcome.cost.optimizer_steps == trained(maker, QUIET).cost.optimizer_steps
+        assert outcome.notes == ("trial 10 made again, for its weights are lost",)
+        assert outcome.metrics["auroc"] == trained(squeeze, QUIET).metrics["auroc"]
 
     def test_the_outcome_is_the_same_in_every_repetition(self) -> None:
         job = derivation_job(Derivation(kind="soup", rank=8), [weights(), *unlike(2)])
@@ -244,6 +254,15 @@ class TestSoups:
             soup(one, two, shares=(0.75, 0.25)).metrics
         )
 
+    def test_luck_with_the_choice_of_examples_averages_out(self) -> None:
+        noisy = replace(QUIET, tasks=PROFILE.tasks, noise=replace(QUIET.noise, shared=0.0))
+        model = of_quality(0.8, weights())
+        one, two = (replace(model, luck=(Luck(identity=name, step=1),)) for name in "ab")
+        alone = [squeezed(each, noisy, rank=16).metrics["auroc"] for each in (one, two)]
+        assert alone[0] != pytest.approx(alone[1])
+        mixed = soup(one, two, shares=(0.75, 0.25), profile=noisy).metrics["auroc"]
+        assert mixed == pytest.approx(0.75 * alone[0] + 0.25 * alone[1])
+
     def test_luck_averages_out(self) -> None:
         def spread(count: int) -> float:
             members = [weights(plan_of(adapter__rank=4 + i), PROFILE) for i in range(24)]
@@ -301,3 +320,16 @@ def test_a_run_makes_soups_and_squeezed_adapters_of_its_own() -> None:
             if (found := state.outcome_of(item.trial, item.stage))
         ]
         assert outcome.cumulative_steps == max(lines)
+
+
+def test_a_profile_without_the_newer_numbers_has_their_defaults(tmp_path: Path) -> None:
+    text = dump_profile(replace(QUIET, inheritance=Inheritance(kept=0.7, squeeze_loss=0.5)))
+    older = "".join(
+        line
+        for line in text.splitlines(keepends=True)
+        if not line.lstrip().startswith(("spectrum:", "squeeze_loss:", "diversity:"))
+    )
+    assert older != text
+    path = tmp_path / "older.yaml"
+    path.write_text(older)
+    assert read_profile(path).inheritance == Inheritance(kept=0.7)

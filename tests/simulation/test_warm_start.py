@@ -15,8 +15,10 @@ from coral.loop import evolve
 from coral.plan import TrainingPlan
 from coral.ports import TrainingJob
 from coral.records import Candidate, Legacy, Lineage, Outcome, StageFinished, Trial, Verdict
+from coral.retention import RememberedSizes
 from coral.settings import FaultRates
-from coral.simulation import Profile
+from coral.simulation import Profile, WeightsInAddresses
+from coral.simulation.faults import is_lost
 from coral.simulation.job import begin
 from coral.simulation.profile import Inheritance
 from coral.simulation.transfer import Made, energy_share
@@ -146,6 +148,12 @@ class TestOneParent:
         gains = [lucky - usual for lucky, usual in zip(*means, strict=True)]
         assert gains == sorted(gains, reverse=True)
         assert gains[0] > gains[-1] > 0
+
+    def test_training_narrows_what_blending_spread(self) -> None:
+        broad = replace(weights_at(address()), breadth=3.0)
+        course = course_of(PLAN, inherits=legacy(address_of(broad)), profile=KEEPING)
+        found = [course.weights_at(end).breadth for end in course.ends]
+        assert 3 > found[0] > found[1] > found[2] > 1
 
     def test_lost_moments_cost_a_second_warm_up(self) -> None:
         parent = weights_at(address())
@@ -383,8 +391,32 @@ class TestLostParents:
         assert lost.failure.kind == "lost"
         found = trained(replace(job, ancestors=(maker,)), faults=rates)
         assert found.metrics == trained(job).metrics
-        later = replace(job, stage=2, resume_from=found.checkpoint)
-        assert trained(later, faults=replace(rates, lost_checkpoint=0.0)).failure is None
+
+    def test_misfortune_loses_parents_only_to_jobs_that_read_them(self) -> None:
+        rates, lost = FaultRates(lost_checkpoint=0.5), 0
+        for seed in range(40):
+            job = replace(self.job(2)[0], seed=seed, key=f"job {seed}", resume_from="simulated:")
+            failed = trained(job, faults=rates).failure is not None
+            assert not failed or is_lost(rates, job)
+            lost += failed
+        assert 0 < lost < 20
+
+    def test_lost_grandparents_are_made_again_too(self) -> None:
+        job, maker = self.job()
+        (parent,) = job.inherits
+        middle = replace(job, key="middle", inherits=(replace(parent, address=self.GONE),))
+        whole = trained(replace(job, inherits=legacy(trained(job).checkpoint or "")))
+        again = trained(
+            replace(
+                job,
+                inherits=(replace(parent, key="middle", address=self.GONE),),
+                ancestors=(maker, middle),
+            )
+        )
+        assert again.cumulative_steps == whole.cumulative_steps
+        assert again.cost.optimizer_steps == sum(
+            trained(each).cost.optimizer_steps for each in (maker, job, job)
+        )
 
 
 def test_collapsed_weights_pass_on_no_progress() -> None:
@@ -427,6 +459,16 @@ def test_an_address_is_the_weights(
         luck=(Luck(identity="a", step=3, share=0.5), Luck(identity="b", step=1, share=0.5)),
     )
     assert weights_at(address_of(weights)) == weights
+
+
+def test_every_address_is_held_whoever_remembers_sizes() -> None:
+    store = RememberedSizes(WeightsInAddresses())
+    parent = address()
+    assert store.holds(parent)
+    store.discard([parent])
+    assert store.holds(parent)
+    assert not store.holds("sha256:abc")
+    assert weights_at(store.put(store.get(parent))) == weights_at(parent)
 
 
 def test_a_run_hands_weights_from_parents_to_children() -> None:

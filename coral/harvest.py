@@ -38,9 +38,7 @@ def harvest(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionStat
         return state
     soup = _soup(state, spec, ports)
     made = [soup] if soup else []
-    last = state.generation - 1
-    new = [trial for trial in state.trials if trial.candidate.generation == last]
-    sources = ranked_finishers([*new, *made], spec)[: spec.squeeze.sources]
+    sources = ranked_finishers([*state.last_generation, *made], spec)[: spec.squeeze.sources]
     known = replace(state, trials=(*state.trials, *made))
     candidates: list[Candidate] = []
     for source in sources:
@@ -50,7 +48,9 @@ def harvest(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionStat
         _trial(candidate, outcome, spec)
         for candidate, outcome in zip(candidates, outcomes, strict=True)
     ]
-    return record(state, TrialsDerived(generation=last, trials=tuple(made)), spec, ports)
+    return record(
+        state, TrialsDerived(generation=state.generation - 1, trials=tuple(made)), spec, ports
+    )
 
 
 def _soup(state: EvolutionState, spec: RunSpec, ports: Ports) -> Trial | None:

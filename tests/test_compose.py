@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import coral
 from coral import compose
 from coral.backends import trainer_payload
 from coral.errors import ConfigError, Fault
@@ -69,6 +70,12 @@ class TestAFreshRun:
         held = [file for file in self.place(scripted).rglob("*") if file.is_file()]
         assert held
         assert set(held) == {f for f in scripted.cache.rglob("*") if f.is_file()}
+
+    def test_what_it_left_is_collected_there(self, scripted: Scripted) -> None:
+        scripted.start(SMALL, force_fresh=True)
+        facts = coral.gc(scripted.folder)
+        assert facts["location"] == str(self.place(scripted))
+        assert facts["kept"]
 
     def test_later_sittings_use_the_same_place(self, scripted: Scripted) -> None:
         scripted.start(SMALL, force_fresh=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import resource
 import shutil
@@ -152,6 +153,13 @@ class TestUnderABudget:
         assert shelf.most <= budget < free.most / 3
         assert noticed(ports) == []
 
+    def test_room_is_left_for_every_worker(self) -> None:
+        shelf = Shelf()
+        ports = replace(shelved(shelf), workers=4)  # of which one alone writes
+        evolve(replace(LONG, cache_bytes=40 * LARGEST), ports)
+        assert noticed(ports) == []
+        assert shelf.most <= (40 - 3) * LARGEST
+
     def test_a_budget_that_is_too_small_costs_time_alone(
         self, unlimited: tuple[EvolutionState, Shelf]
     ) -> None:
@@ -273,7 +281,9 @@ class TestRememberedSizes:
 
     def test_what_is_put_or_discarded_is_known(self, tmp_path: Path) -> None:
         store = RememberedSizes(FsspecCheckpointStore(tmp_path))
-        address = store.put(b"weights")
+        address = hashlib.sha256(b"weights").hexdigest()
+        assert store.size(address) is None
+        assert store.put(b"weights") == address
         assert store.size(address) == 7
         assert store.get(address) == b"weights"
         store.discard([address])

@@ -2,7 +2,13 @@
 
 from coral.evolution.breeding import breed
 from coral.evolution.exploit import EXPLOITED, exchanges
-from coral.evolution.fitness import earned_outcome, is_fit, objective_values
+from coral.evolution.fitness import (
+    DERIVED,
+    earned_outcome,
+    is_fit,
+    objective_values,
+    ranked_finishers,
+)
 from coral.evolution.lineage import ancestors, lineage_steps, own_steps
 from coral.evolution.retention import (
     NEEDED_BY_NOBODY,
@@ -12,14 +18,7 @@ from coral.evolution.retention import (
     spare,
     writes_ahead,
 )
-from coral.evolution.soup import (
-    DERIVED,
-    ranked_finishers,
-    soup_of,
-    soup_pool,
-    squeezes_of,
-    tuned,
-)
+from coral.evolution.soup import soup_of, soup_pool, squeezes_of, tuned
 from coral.evolution.state import (
     EvolutionState,
     GenerationStatistics,

@@ -7,6 +7,10 @@ from collections.abc import Callable, Sequence
 
 from coral.fidelity.judge import NOT_PROMOTED
 from coral.records import Objective, Outcome, Trial
+from coral.settings import RunSpec
+
+DERIVED = ("soup", "squeeze")
+"""Operators whose trials were never trained themselves."""
 
 
 def objective_values(outcome: Outcome, objectives: Sequence[Objective]) -> tuple[float, ...] | None:
@@ -69,3 +73,17 @@ def by_stage(
             members.append(trial)
             scores.append(values)
     return [groups[stage] for stage in sorted(groups, reverse=True)]
+
+
+def ranked_finishers(trials: Sequence[Trial], spec: RunSpec) -> list[Trial]:
+    """Return the fit trials that ended the last stage, the best on the primary objective first."""
+    sign = -1 if spec.objectives[0].direction == "max" else 1
+    scored = [
+        (sign * values[0], trial)
+        for trial in trials
+        if is_fit(trial)
+        and trial.best_stage == spec.last_stage
+        and trial.scored[-1].checkpoint
+        and (values := objective_values(trial.scored[-1], spec.objectives)) is not None
+    ]
+    return [trial for _, trial in sorted(scored, key=lambda pair: (pair[0], pair[1].number))]

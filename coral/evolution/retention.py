@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from coral.evolution.fitness import earned_outcome
-from coral.evolution.soup import ranked_finishers, soup_pool
+from coral.evolution.fitness import earned_outcome, ranked_finishers
+from coral.evolution.soup import soup_pool
 from coral.evolution.state import EvolutionState
 from coral.records import Legacy, Outcome, Trial
 from coral.settings import RunSpec

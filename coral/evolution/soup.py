@@ -8,31 +8,14 @@ from itertools import islice
 
 import numpy as np
 
-from coral.evolution.fitness import is_fit, objective_values
 from coral.evolution.state import EvolutionState
 from coral.genome import Genome, nearest
 from coral.plan import digest_of
 from coral.records import Candidate, Derivation, Legacy, Lineage, Trial
 from coral.settings import RunSpec
 
-DERIVED = ("soup", "squeeze")
-"""Operators whose trials were never trained themselves."""
 TUNING_STRENGTH = 0.5
 """Standard deviation of the logarithm of a weight's change."""
-
-
-def ranked_finishers(trials: Sequence[Trial], spec: RunSpec) -> list[Trial]:
-    """Return the fit trials that ended the last stage, the best on the primary objective first."""
-    sign = -1 if spec.objectives[0].direction == "max" else 1
-    scored = [
-        (sign * values[0], trial)
-        for trial in trials
-        if is_fit(trial)
-        and trial.best_stage == spec.last_stage
-        and trial.scored[-1].checkpoint
-        and (values := objective_values(trial.scored[-1], spec.objectives)) is not None
-    ]
-    return [trial for _, trial in sorted(scored, key=lambda pair: (pair[0], pair[1].number))]
 
 
 def soup_pool(state: EvolutionState, spec: RunSpec) -> list[Trial]:
@@ -43,11 +26,7 @@ def soup_pool(state: EvolutionState, spec: RunSpec) -> list[Trial]:
     """
     if spec.soup.candidates < 2:
         return []
-    trained = [
-        trial
-        for trial in ranked_finishers(state.trials, spec)
-        if trial.candidate.lineage.operator not in DERIVED
-    ]
+    trained = [state.trials[number] for number in state.finishers]
     if not trained:
         return []
 

@@ -7,7 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
-from coral.evolution.fitness import by_stage, earned_outcome, is_fit, objective_values
+from coral.evolution.fitness import (
+    DERIVED,
+    by_stage,
+    earned_outcome,
+    is_fit,
+    objective_values,
+    ranked_finishers,
+)
 from coral.evolution.toolbox import (
     build_toolbox,
     describe,
@@ -34,6 +41,9 @@ from coral.records import (
 )
 from coral.rng import derive_seed
 from coral.settings import RunSpec
+
+FINISHERS_KEPT = 4
+"""Trials that are remembered for each place in a soup: not all of them can be added up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +77,8 @@ class EvolutionState:
         outcomes of the final confirmation.
     trials: finished trials, by number.
     population: numbers of the parents kept, best first.
+    finishers: numbers of the best trained trials of the last stage, best first: those that soups
+        are made of.
     champion: number of the best trial so far: highest stage, then primary objective.
     front: numbers of the Pareto front's members, at the highest stage reached.
     worst: reference point of the hypervolume.
@@ -79,6 +91,7 @@ class EvolutionState:
     outcomes: Mapping[str, tuple[int, Outcome]] = field(default_factory=dict)
     trials: tuple[Trial, ...] = ()
     population: tuple[int, ...] = ()
+    finishers: tuple[int, ...] = ()
     champion: int | None = None
     front: tuple[int, ...] = ()
     worst: tuple[float, ...] = ()
@@ -86,6 +99,14 @@ class EvolutionState:
     ledger: Ledger = field(default_factory=Ledger)
     digests: frozenset[str] = frozenset()
     confirmation: RunConfirmed | None = None
+
+    @property
+    def last_generation(self) -> tuple[Trial, ...]:
+        """The trials of the last finished generation, derived ones included."""
+        last = self.generation - 1
+        return tuple(takewhile(lambda t: t.candidate.generation == last, reversed(self.trials)))[
+            ::-1
+        ]
 
     def candidate(self, number: int) -> Candidate:
         """Return a candidate of this generation or an earlier one."""
@@ -181,11 +202,13 @@ def _joined(state: EvolutionState, new: tuple[Trial, ...], spec: RunSpec) -> Evo
     champion = _champion(trials, incumbent | numbers, spec)
     front = _front(trials, {*state.front} | numbers, spec)
     last = state.generation - 1
-    generation = list(takewhile(lambda t: t.candidate.generation == last, reversed(trials)))[::-1]
-    statistics = _statistics(last, generation, trials, champion, front, state.worst, spec)
+    state = replace(state, trials=trials)
+    statistics = _statistics(
+        last, state.last_generation, trials, champion, front, state.worst, spec
+    )
     return replace(
         state,
-        trials=trials,
+        finishers=_finishers(state, new, spec),
         population=_population(state, trials, new, spec),
         champion=champion,
         front=front,
@@ -220,6 +243,13 @@ def _population(
             break
         kept += [members[i].number for i in select(toolbox, scores, room, spec.objectives, seed)]
     return tuple(kept)
+
+
+def _finishers(state: EvolutionState, new: Sequence[Trial], spec: RunSpec) -> tuple[int, ...]:
+    own = [trial for trial in new if trial.candidate.lineage.operator not in DERIVED]
+    known = [state.trials[number] for number in state.finishers]
+    ranked = ranked_finishers([*known, *own], spec)
+    return tuple(trial.number for trial in ranked[: FINISHERS_KEPT * spec.soup.candidates])
 
 
 def _champion(trials: Sequence[Trial], numbers: set[int], spec: RunSpec) -> int | None:

@@ -103,6 +103,7 @@ STATE = EvolutionState(
     derived=1,
     trials=TRIALS,
     population=(6, 5),
+    finishers=(6, 3),
     front=(6, 7),
     champion=6,
 )

@@ -127,7 +127,7 @@ import time
 from coral import compose
 from coral.cli.app import main
 
-def wait(*_):
+def wait(*_, **__):
     print("waiting", flush=True)
     time.sleep(60)
 

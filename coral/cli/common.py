@@ -1,0 +1,43 @@
+"""What all commands share: options, and how errors end them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coral.errors import ConfigError, CoralError
+
+INTERRUPTED = 130
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines on stdout.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+
+
+@contextmanager
+def reported(run_hint: str = "") -> Iterator[None]:
+    """Turn errors into a message and an exit code; SIGTERM ends a run as Ctrl-C does.
+
+    Args:
+        run_hint: what is left of a run that is interrupted, and the next command.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except ConfigError as error:
+        typer.echo(str(error), err=True)  # a line begins with file:line, as editors like it
+        raise typer.Exit(error.exit_code) from error
+    except CoralError as error:
+        typer.echo(f"coral: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt:
+        typer.echo(f"\ninterrupted{run_hint}", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise typer.Exit(0) from None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from coral.evaluate import record
-from coral.evolution import DERIVED, EvolutionState, lineage_steps, ranked_finishers
+from coral.evolution import EvolutionState, lineage_steps, ranked_finishers
 from coral.fidelity import Stage
 from coral.ports import Ports, Survey, TrainingJob
 from coral.records import Contestant, Outcome, RunConfirmed, StageFinished
@@ -128,7 +128,7 @@ def _rematches(state: EvolutionState, spec: RunSpec, survey: Survey) -> list[_Re
     trained = [
         trial
         for trial in ranked_finishers(state.trials, spec)
-        if trial.candidate.lineage.operator not in (*DERIVED, "reference")
+        if trial.candidate.derivation is None and trial.number != REFERENCE
     ]
     seeds = [derive_seed(spec.seed, "confirm", i) for i in range(spec.confirm.seeds)]
     made = [

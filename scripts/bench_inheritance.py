@@ -25,7 +25,7 @@ from rich.table import Table
 from coral import compose
 from coral.backends import Backend, backend
 from coral.confirmation import trained
-from coral.evolution import DERIVED, EvolutionState, ranked_finishers
+from coral.evolution import EvolutionState, ranked_finishers
 from coral.records import Outcome, TestScore, Trial
 from coral.settings import RunSpec
 
@@ -167,7 +167,7 @@ def curve(state: EvolutionState, spec: RunSpec, used: Backend) -> list[Point]:
         own = [t for t in state.trials if t.candidate.generation == generation]
         steps += sum(o.cost.optimizer_steps for t in own for o in t.outcomes if searched(t, o))
         upto = [t for t in state.trials if t.candidate.generation <= generation]
-        alone = [t for t in upto if t.candidate.lineage.operator not in DERIVED]
+        alone = [t for t in upto if t.candidate.derivation is None]
         for pool in (alone, upto):
             best = ranked_finishers(pool, spec)[0]
             leaders.append((steps, best))
@@ -194,7 +194,7 @@ def soup(state: EvolutionState, spec: RunSpec, used: Backend) -> dict[str, Any] 
     """Return the best soup and the best trained trial, both by validation, on the test split."""
     ranked = ranked_finishers(state.trials, spec)
     soups = [t for t in ranked if t.candidate.lineage.operator == "soup"]
-    singles = [t for t in ranked if t.candidate.lineage.operator not in DERIVED]
+    singles = [t for t in ranked if t.candidate.derivation is None]
     if not soups:
         return None
     two = scores([soups[0], singles[0]], state, spec, used)

@@ -291,6 +291,20 @@ class TestSqueeze:
             if t.candidate.lineage.operator != "squeeze"
         }
 
+    def test_the_best_few_may_train_on(self) -> None:
+        spec = replace(self.SQUEEZE, squeeze=replace(self.SQUEEZE.squeeze, train=1))
+        state = run(spec)
+        trained = [t for t in derived(state.trials, "squeeze") if t.candidate.derivation is None]
+        assert trained
+        for trial in trained:
+            (source,) = trial.candidate.lineage.parents
+            small = state.trials[source]
+            assert small.candidate.derivation is not None
+            assert spec.plan_of(trial.candidate).adapter.rank == small.candidate.derivation.rank
+            assert trial.candidate.legacy[0].trial == source
+            assert trial.candidate.entry == spec.last_stage
+            assert trial.cost.optimizer_steps > 0
+
 
 class TestExploit:
     EXPLOIT = replace(SPEC, exploit=ExploitSettings(quantile=0.5), objectives=(AUROC,))

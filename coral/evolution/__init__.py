@@ -3,7 +3,6 @@
 from coral.evolution.breeding import breed
 from coral.evolution.exploit import EXPLOITED, exchanges
 from coral.evolution.fitness import (
-    DERIVED,
     earned_outcome,
     is_fit,
     objective_values,
@@ -28,7 +27,6 @@ from coral.evolution.state import (
 )
 
 __all__ = [
-    "DERIVED",
     "EXPLOITED",
     "NEEDED_BY_NOBODY",
     "Claim",

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from coral.evolution.fitness import ranked_finishers
 from coral.evolution.lineage import entry_of, legacy_of
 from coral.evolution.recipes import RECIPES
 from coral.evolution.state import EvolutionState
 from coral.evolution.toolbox import build_toolbox, vary
 from coral.genome import Genome, changed_genes, nearest, sobol_design
 from coral.plan import with_values
-from coral.records import Candidate, Lineage, Operator, Trial
+from coral.records import Candidate, Legacy, Lineage, Operator, Trial
 from coral.rng import derive_seed, stream
 from coral.settings import RunSpec
 
@@ -51,7 +52,41 @@ def breed(state: EvolutionState, spec: RunSpec) -> tuple[Candidate, ...]:
                 entry=entry_of(legacy, spec),
             )
         )
-    return tuple(candidates)
+    return (*candidates, *_trained_on(state, len(candidates), taken, spec))
+
+
+def _trained_on(
+    state: EvolutionState, place: int, taken: set[str], spec: RunSpec
+) -> Iterator[Candidate]:
+    """Yield the best squeezed adapters of the last generation as genomes that train on.
+
+    Only those whose rank a genome can say: a uniform one, within the range of its gene.
+    """
+    squeezed = [
+        trial
+        for trial in ranked_finishers(state.last_generation, spec)
+        if trial.candidate.derivation is not None
+        and trial.candidate.derivation.kind == "squeeze"
+        and trial.candidate.genome.get("adapter.rank") == trial.candidate.derivation.rank
+    ]
+    made = 0
+    for trial in squeezed:
+        digest = spec.space.digest(trial.candidate.genome)
+        if made == spec.squeeze.train:
+            return
+        if digest in taken:
+            continue
+        taken.add(digest)
+        yield Candidate(
+            number=len(state.trials) + place + made,
+            generation=state.generation,
+            genome=trial.candidate.genome,
+            digest=digest,
+            lineage=Lineage(operator="squeeze", parents=(trial.number,)),
+            legacy=(Legacy(trial=trial.number, stage=spec.last_stage),),
+            entry=spec.last_stage,
+        )
+        made += 1
 
 
 def _cold_places(state: EvolutionState, spec: RunSpec) -> set[int]:

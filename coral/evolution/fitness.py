@@ -9,9 +9,6 @@ from coral.fidelity.judge import NOT_PROMOTED
 from coral.records import Objective, Outcome, Trial
 from coral.settings import RunSpec
 
-DERIVED = ("soup", "squeeze")
-"""Operators whose trials were never trained themselves."""
-
 
 def objective_values(outcome: Outcome, objectives: Sequence[Objective]) -> tuple[float, ...] | None:
     """Return an outcome's objectives; None for a failure or a value that is not finite.

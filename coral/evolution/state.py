@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from itertools import takewhile
 
 from coral.evolution.fitness import (
-    DERIVED,
     by_stage,
     earned_outcome,
     is_fit,
@@ -233,7 +232,7 @@ def _population(
     Squeezed adapters are left out: they are their source over again, and would fill the population.
     """
     toolbox = build_toolbox(spec.space, spec.evolution, spec.objectives)
-    own = [trial for trial in finished if trial.candidate.lineage.operator != "squeeze"]
+    own = [trial for trial in finished if not _is_squeezed(trial)]
     pool = [*(trials[number] for number in state.population), *own]
     seed = derive_seed(spec.seed, "select", state.generation - 1)
     kept: list[int] = []
@@ -245,8 +244,13 @@ def _population(
     return tuple(kept)
 
 
+def _is_squeezed(trial: Trial) -> bool:
+    derivation = trial.candidate.derivation
+    return derivation is not None and derivation.kind == "squeeze"
+
+
 def _finishers(state: EvolutionState, new: Sequence[Trial], spec: RunSpec) -> tuple[int, ...]:
-    own = [trial for trial in new if trial.candidate.lineage.operator not in DERIVED]
+    own = [trial for trial in new if trial.candidate.derivation is None]
     known = [state.trials[number] for number in state.finishers]
     ranked = ranked_finishers([*known, *own], spec)
     return tuple(trial.number for trial in ranked[: FINISHERS_KEPT * spec.soup.candidates])

@@ -135,8 +135,8 @@ class SqueezeSettings:
         ranks: those below the trained rank are tried.
         energies: shares of each update's energy to keep, with as little rank as that takes.
         sources: trials of each generation that are squeezed, the best on validation.
-        train: squeezed adapters of each generation, the best on validation, that go through the last
-            stage once more as further members of the next generation.
+        train: squeezed adapters of each generation, the best on validation, that go through the
+            last stage once more as further members of the next generation.
     """
 
     ranks: tuple[PositiveInt, ...] = (8, 4, 2)

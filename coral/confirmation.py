@@ -55,14 +55,14 @@ def confirm(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionStat
     finalists = [finalist(contestant, state, spec, ports.survey) for contestant in contestants]
     scores = ports.executor.score(finalists, derive_seed(spec.seed, "bootstrap"))
     primary = spec.objectives[0]
-    sign = 1 if primary.direction == "max" else -1
     event = RunConfirmed(
         champion=champion,
         reference=reference,
         scores=scores,
         contestants=tuple(contestants),
         winner=max(
-            range(len(contestants)), key=lambda i: sign * contestants[i].metrics[primary.metric]
+            range(len(contestants)),
+            key=lambda i: primary.sign * contestants[i].metrics[primary.metric],
         ),
     )
     return record(state, event, spec, ports)

@@ -107,7 +107,7 @@ def _worth(outcome: Outcome, spec: RunSpec) -> float:
     values = objective_values(outcome, spec.objectives)
     if values is None:
         return float("-inf")
-    return values[0] if spec.objectives[0].direction == "max" else -values[0]
+    return spec.objectives[0].sign * values[0]
 
 
 def _evaluated(

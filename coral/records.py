@@ -31,6 +31,11 @@ class Objective:
     metric: str
     direction: Direction = "max"
 
+    @property
+    def sign(self) -> int:
+        """What a value is multiplied with so that more is better."""
+        return 1 if self.direction == "max" else -1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:

@@ -74,7 +74,7 @@ def by_stage(
 
 def ranked_finishers(trials: Sequence[Trial], spec: RunSpec) -> list[Trial]:
     """Return the fit trials that ended the last stage, the best on the primary objective first."""
-    sign = -1 if spec.objectives[0].direction == "max" else 1
+    sign = -spec.objectives[0].sign
     scored = [
         (sign * values[0], trial)
         for trial in trials

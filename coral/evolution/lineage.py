@@ -37,8 +37,7 @@ def legacy_of(genome: Genome, parents: Iterable[Trial], spec: RunSpec) -> tuple[
 
 def _rank(outcome: Outcome, primary: Objective) -> tuple[int, float]:
     """Return what orders outcomes of several stages, the best first."""
-    value = outcome.metrics[primary.metric]
-    return -outcome.stage, -value if primary.direction == "max" else value
+    return -outcome.stage, -primary.sign * outcome.metrics[primary.metric]
 
 
 def entry_of(legacy: tuple[Legacy, ...], spec: RunSpec) -> int:

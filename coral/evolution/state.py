@@ -262,10 +262,9 @@ def _champion(trials: Sequence[Trial], numbers: set[int], spec: RunSpec) -> int 
     if not groups:
         return None
     members, scores = groups[0]
-    signs = [1 if objective.direction == "max" else -1 for objective in spec.objectives]
 
     def worth(place: int) -> list[float]:
-        return [sign * value for sign, value in zip(signs, scores[place], strict=True)]
+        return [o.sign * value for o, value in zip(spec.objectives, scores[place], strict=True)]
 
     return members[max(range(len(members)), key=worth)].number
 

@@ -72,7 +72,7 @@ def _value(trial: Trial, objective: Objective, stage: int) -> float:
     """Return the objective at a stage, larger is better; NaN if the trial did not end it."""
     outcome = trial.outcome_at(stage)
     value = math.nan if outcome is None else outcome.metrics.get(objective.metric, math.nan)
-    return value if objective.direction == "max" else -value
+    return objective.sign * value
 
 
 def stage_trust(trials: Sequence[Trial], objective: Objective, last: int) -> tuple[StageTrust, ...]:

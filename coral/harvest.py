@@ -28,6 +28,9 @@ from coral.work import job_of, run, work_of
 
 Members = list[tuple[Trial, float]]
 
+_TOGETHER = 2
+"""Tunings evaluated side by side before the next ones start from the better of them."""
+
 
 def harvest(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionState:
     """Make the last generation's soup and squeezed adapters, unless that was done.
@@ -96,10 +99,6 @@ def _soup(state: EvolutionState, spec: RunSpec, ports: Ports) -> Trial | None:
         return None
     candidate, outcome = best
     return _trial(candidate, replace(outcome, cost=spent), spec)
-
-
-_TOGETHER = 2
-"""Tunings evaluated side by side before the next ones start from the better of them."""
 
 
 def _worth(outcome: Outcome, spec: RunSpec) -> float:

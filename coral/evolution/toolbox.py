@@ -170,13 +170,13 @@ def _to_minimize(scores: Scores, objectives: Sequence[Objective]) -> NDArray[np.
 
     Its own ``maximise`` is not used: ``pareto_rank`` misreads it for a single objective.
     """
-    signs = [-1.0 if objective.direction == "max" else 1.0 for objective in objectives]
+    signs = [-float(objective.sign) for objective in objectives]
     return np.multiply(scores, signs)
 
 
 def _primary(values: tuple[float, ...], objectives: Sequence[Objective]) -> float:
     """Return the first objective as something to minimize."""
-    return -values[0] if objectives[0].direction == "max" else values[0]
+    return -objectives[0].sign * values[0]
 
 
 def vary(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,30 +104,25 @@ def load(source: Source, overrides: Mapping[str, str]) -> LoadedConfig:
         ConfigError: with every fault at once.
     """
     config = load_config(source.path, discover(source.folders), overrides)
-    _require_cache(config)
+    with _at_line(config, "cache"):
+        cache_location(config.spec.cache)
     if config.spec.simulated:
-        _require_profile(config)
+        with _at_line(config, "simulation", "profile"):
+            find_profile(config.spec.simulation.profile)
     return config
 
 
-def _require_cache(config: LoadedConfig) -> None:
-    """Say in which line a config names a cache that can't be one, before anything stores it."""
+@contextmanager
+def _at_line(config: LoadedConfig, *keys: str) -> Iterator[None]:
+    """Let faults of a config's value say in which line it stands."""
     try:
-        cache_location(config.spec.cache)
+        yield
     except ConfigError as error:
-        where = config.document.where(("cache",))
+        where = config.document.where(keys)
+        key = ".".join(keys)
         raise ConfigError(
-            [replace(f, where=where) if f.key == "cache" else f for f in error.faults]
+            [replace(fault, where=where) if fault.key == key else fault for fault in error.faults]
         ) from error
-
-
-def _require_profile(config: LoadedConfig) -> None:
-    """Say in which line a config names a profile that does not exist."""
-    try:
-        find_profile(config.spec.simulation.profile)
-    except ConfigError as error:
-        where = config.document.where(("simulation", "profile"))
-        raise ConfigError([replace(fault, where=where) for fault in error.faults]) from error
 
 
 def start_run(

@@ -8,6 +8,7 @@ of them are scored once on the test split, which had no part in the search.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from coral.evaluate import record
 from coral.evolution import EvolutionState, lineage_steps, ranked_finishers
@@ -26,7 +27,7 @@ REFERENCE = 0
 class _Rematch:
     """A contestant that has to be trained first."""
 
-    kind: str
+    kind: Literal["cold", "long default"]
     work: Work
 
 
@@ -35,9 +36,10 @@ def confirm(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionStat
 
     The winner is the best on validation; the test split decides nothing.
     """
-    contestants = [_lineage(state, spec)]
-    champion = contestants[0].trial
-    rematches = _rematches(state, spec, ports.survey)
+    assert state.champion is not None
+    lineage = _as_it_is("lineage", state.champion, state, spec)
+    contestants, champion = [lineage], lineage.trial
+    rematches = _rematches(lineage.optimizer_steps, state, spec, ports.survey)
     jobs = [job_of(rematch.work, len(rematch.work.stages) - 1, spec) for rematch in rematches]
     for outcome in run([j for j in jobs if j.key not in state.outcomes], state, spec, ports):
         trial = next(job.trial for job in jobs if job.key == outcome.key)
@@ -51,7 +53,7 @@ def confirm(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionStat
     if reference == champion:  # scores are compared with those of the last contestant
         contestants = [*contestants[1:], contestants[0]]
     elif reference is not None:
-        contestants.append(_default(state, spec))
+        contestants.append(_as_it_is("default", reference, state, spec))
     finalists = [finalist(contestant, state, spec, ports.survey) for contestant in contestants]
     scores = ports.executor.score(finalists, derive_seed(spec.seed, "bootstrap"))
     primary = spec.objectives[0]
@@ -95,34 +97,27 @@ def trained(number: int, state: EvolutionState, spec: RunSpec, survey: Survey) -
     return with_ancestors(job, state, spec, survey)
 
 
-def _lineage(state: EvolutionState, spec: RunSpec) -> Contestant:
-    assert state.champion is not None
-    trial = state.trials[state.champion]
-    last = trial.scored[-1]
+def _as_it_is(
+    kind: Literal["lineage", "default"], number: int, state: EvolutionState, spec: RunSpec
+) -> Contestant:
+    """Return the contestant with the weights that a trial has from the search."""
+    last = state.trials[number].scored[-1]
     return Contestant(
-        kind="lineage",
-        trial=trial.number,
+        kind=kind,
+        trial=number,
         seed=spec.seed,
         metrics=last.metrics,
-        optimizer_steps=lineage_steps(trial.number, last.stage, state, spec),
+        optimizer_steps=lineage_steps(number, last.stage, state, spec),
         checkpoint=last.checkpoint,
     )
 
 
-def _default(state: EvolutionState, spec: RunSpec) -> Contestant:
-    last = state.trials[REFERENCE].scored[-1]
-    return Contestant(
-        kind="default",
-        trial=REFERENCE,
-        seed=spec.seed,
-        metrics=last.metrics,
-        optimizer_steps=last.cumulative_steps,
-        checkpoint=last.checkpoint,
-    )
+def _rematches(steps: int, state: EvolutionState, spec: RunSpec, survey: Survey) -> list[_Rematch]:
+    """Return what is trained for the confirmation; nothing if it is switched off.
 
-
-def _rematches(state: EvolutionState, spec: RunSpec, survey: Survey) -> list[_Rematch]:
-    """Return what is trained for the confirmation; nothing if it is switched off."""
+    Args:
+        steps: that went into the champion's whole lineage.
+    """
     if not spec.confirm.top_k:
         return []
     trained = [
@@ -136,7 +131,6 @@ def _rematches(state: EvolutionState, spec: RunSpec, survey: Survey) -> list[_Re
         for trial in trained[: spec.confirm.top_k]
         for seed in seeds
     ]
-    steps = _lineage(state, spec).optimizer_steps
     default = state.trials[REFERENCE].scored
     if steps > (default[-1].cumulative_steps if default else 0):
         work = _long_default(steps, state, spec, survey)
@@ -165,7 +159,7 @@ def _rematched(rematch: _Rematch, outcome: Outcome) -> Contestant | None:
     if outcome.failure is not None:
         return None
     return Contestant(
-        kind="cold" if rematch.kind == "cold" else "long default",
+        kind=rematch.kind,
         trial=rematch.work.candidate.number,
         seed=rematch.work.seed,
         metrics=outcome.metrics,

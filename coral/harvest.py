@@ -60,12 +60,13 @@ def _soup(state: EvolutionState, spec: RunSpec, ports: Ports) -> Trial | None:
     """Return the soup that greedy selection finds, if it is better than the best trial alone.
 
     Trials join in the order of their validation scores and stay if the soup gets better. Then a few
-    mutations of the weights are tried.
+    mutations of the weights are tried. Nothing is, if the pool is what it was a generation ago.
 
     Source: Wortsman et al. 2022 (greedy soup).
     """
     pool = soup_pool(state, spec)
-    if len(pool) < 2:
+    newest = max((trial.candidate.generation for trial in pool), default=-1)
+    if len(pool) < 2 or newest < state.generation - 1:
         return None
     members: Members = [(pool[0], 1.0)]
     best, worth = None, _worth(pool[0].scored[-1], spec)

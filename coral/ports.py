@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,13 +217,27 @@ class Trainer(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A sign of life from a job under way."""
+    """A sign of life from a job under way.
 
+    Attributes:
+        key: the job's.
+        stage: name of the stage that it trains.
+    """
+
+    key: str
     trial: int
-    stage: int
+    stage: str
     step: int
     end_step: int
     loss: float
+
+    @classmethod
+    def of(cls, job: TrainingJob, *, step: int, end_step: int, loss: float) -> Self:
+        """Return how far a job is."""
+        stage = job.stages[job.stage].name
+        return cls(
+            key=job.key, trial=job.trial, stage=stage, step=step, end_step=end_step, loss=loss
+        )
 
 
 class Executor(Protocol):

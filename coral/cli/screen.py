@@ -38,7 +38,7 @@ class Screen:
         self._spec = spec
         self._console = console
         self._started = time.monotonic()
-        self._progress: dict[int, Progress] = {}
+        self._progress: dict[str, Progress] = {}
         self._state: EvolutionState | None = None
         self._first_generation: int | None = None
         self._best: float | None = None
@@ -63,8 +63,8 @@ class Screen:
             self._live = None
 
     def on_progress(self, progress: Progress) -> None:
-        """Remember where a trial is; called from the executor's thread."""
-        self._progress[progress.trial] = progress
+        """Remember where a job is; called from the executor's thread."""
+        self._progress[progress.key] = progress
 
     def on_notice(self, topic: str, text: str) -> None:
         """Say the first thing of each topic."""
@@ -87,7 +87,7 @@ class Screen:
                 for line in _exchange_lines(event):
                     self._say(line)
             case StageFinished():
-                self._progress.pop(event.trial, None)
+                self._progress.pop(event.outcome.key, None)
                 self._say(self._outcome_line(event, state))
                 for note in event.outcome.notes:
                     self._say(f"             {note}", style="dim")
@@ -198,11 +198,11 @@ class Screen:
     def _render(self) -> Group:
         """Draw the live part: what is under way, and the time left."""
         table = Table.grid(padding=(0, 2))
-        for progress in sorted(self._progress.values(), key=lambda p: p.trial):
+        for progress in sorted(self._progress.values(), key=lambda p: (p.trial, p.key)):
             share = progress.step / max(1, progress.end_step)
             table.add_row(
                 f"  trial {progress.trial:>3}",
-                self._spec.training_stages[progress.stage].name,
+                progress.stage,
                 Text("━" * round(20 * share), style="green")
                 + Text("━" * round(20 * (1 - share)), style="dim"),
                 f"{progress.step}/{progress.end_step}",

@@ -82,4 +82,4 @@ class InlineExecutor:
 def _last_progress(job: TrainingJob, outcome: Outcome) -> Progress:
     steps = outcome.curve.step[-1] if outcome.curve.step else outcome.cost.optimizer_steps
     loss = outcome.curve.loss[-1] if outcome.curve.loss else float("nan")
-    return Progress(trial=job.trial, stage=job.stage, step=steps, end_step=steps, loss=loss)
+    return Progress.of(job, step=steps, end_step=steps, loss=loss)

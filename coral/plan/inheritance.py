@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from coral.plan.checks import Fraction, PositiveFraction, check_bounds
+from coral.plan.checks import Fraction, Positive, PositiveFraction, check_bounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,12 +17,15 @@ class InheritancePlan:
         crossover: ``blend`` adds the updates of two parents, weighted, and cuts the sum to the
             child's rank; ``layers`` takes every layer whole from one of them.
         mixing: the better parent's weight in a blend, or its share of the layers.
+        learning_rate_multiplier: an heir's learning rates, as a multiple of its schedule's: its
+            weights have come most of the way.
         rewarmup_ratio: share of the horizon's optimizer steps over which the learning rate rises
             again where the optimizer's moments could not be inherited.
     """
 
     crossover: Literal["blend", "layers"] = "blend"
     mixing: PositiveFraction = 0.5
+    learning_rate_multiplier: Positive = 0.5
     rewarmup_ratio: Fraction = 0.02
 
     def __post_init__(self) -> None:

@@ -217,4 +217,6 @@ def _peak(
     if trial.candidate.legacy and not (kept and kept.moments_kept):
         rewarmed = [rewarmup_share(plan.inheritance, i, horizon) for i in range(last - first)]
         shares = shares * np.array(rewarmed)
+    if trial.candidate.legacy:
+        shares = shares * plan.inheritance.learning_rate_multiplier
     return float(plan.schedule.learning_rate * shares.max())

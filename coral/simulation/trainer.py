@@ -90,8 +90,11 @@ class SimulatedTrainer:
             return outcome
         loss, norm = curves(course, begins, last)
         self._report(
-            Progress(
-                trial=job.trial, stage=job.stage, step=last, end_step=last, loss=float(loss[-1])
+            Progress.of(
+                job,
+                step=last,
+                end_step=last,
+                loss=float(loss[-1]),
             )
         )
         pull = self._pull.of(course, job.stages, job.stage) if self._pull else 0.0

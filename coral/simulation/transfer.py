@@ -234,9 +234,10 @@ def _layers(
     }
     shrunk = any(rank < r for name, r in (full | others).items() if name in own)
     moments = not shrunk and any(weights.has_moments for _, weights in used)
+    steps = max(better.steps, mean.steps)  # its heads alone have seen all of the better one's
     return _with_account(
         job,
-        replace(mean, progress=progress),
+        replace(mean, progress=progress, steps=steps),
         kept | added,
         2 if theirs else 1,
         survey,

@@ -16,6 +16,7 @@ from coral.fidelity import (
     Stage,
     check_ladder,
 )
+from coral.settings import FIRST_STAGE, PARENTS_STAGE
 from coral.spec.aliases import EPOCH_NAMES
 from coral.spec.document import KeyPath, shown
 from coral.spec.fields import Reader, named_rule, suggestion
@@ -63,6 +64,9 @@ def _check_rungs(reader: Reader, stages: Sequence[Stage | None]) -> None:
             rule = f"stage names must differ, {shown(stage.name)} is already above"
             reader.fault((*path, "name"), rule, "Rename one of the two.")
         names.add(stage.name)
+        if stage.name in (FIRST_STAGE, PARENTS_STAGE):
+            rule = f"{stage.name} stands for another stage in warm_start.entry"
+            reader.fault((*path, "name"), rule, "Give the stage another name, such as S0_sanity.")
         earlier = stages[i - 1] if i else None
         if earlier is None:
             continue

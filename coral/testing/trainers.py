@@ -183,9 +183,8 @@ class ScriptedTrainer:
         metrics = _metrics(job.plan, (last + inherited * _worth(job)) / ends[-1])
         for step in (first + 1, last):
             self._report(
-                Progress(
-                    trial=job.trial,
-                    stage=job.stage,
+                Progress.of(
+                    job,
                     step=step,
                     end_step=last,
                     loss=metrics["log_loss"],

@@ -224,16 +224,15 @@ class JobRunner:
         schedule = learning_rate_factors(job.plan.schedule, optimizer, ends[-1])
 
         def factor(step: int) -> float:
-            since = step - ends[job.entry]
-            rewarmed = rewarmup_share(job.plan.inheritance, since, ends[-1])
-            return schedule(step) * (rewarmed if position.rewarms else 1.0)
+            share, plan = schedule(step), job.plan.inheritance
+            if job.inherits:
+                share *= plan.learning_rate_multiplier
+            if position.rewarms:
+                share *= rewarmup_share(plan, step - ends[job.entry], ends[-1])
+            return share
 
         def report(step: int, loss: float) -> None:
-            end_step = ends[job.stage + 1]
-            progress = Progress(
-                trial=job.trial, stage=job.stage, step=step, end_step=end_step, loss=loss
-            )
-            self._report(progress)
+            self._report(Progress.of(job, step=step, end_step=ends[job.stage + 1], loss=loss))
 
         cost = step_cost(
             job.plan.adapter, self._base.linear_modules, self._base.depth, self._base.hidden_size

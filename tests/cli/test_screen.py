@@ -38,7 +38,7 @@ def _said(
     console = Console(file=io.StringIO(), width=width, force_terminal=terminal, highlight=False)
     state = EvolutionState(train_examples=EXAMPLES)
     with Screen(spec, console) as screen:
-        screen.on_progress(Progress(trial=0, stage=0, step=3, end_step=5, loss=1.25))
+        screen.on_progress(Progress(key="a", trial=0, stage="S0", step=3, end_step=5, loss=1.25))
         for event in events:
             state = advance(state, event, spec)
             screen.on_event(event, state)

@@ -9,7 +9,7 @@ from tests.execution.conftest import wait_until
 
 
 def progress(step: int) -> Progress:
-    return Progress(trial=1, stage=0, step=step, end_step=9, loss=0.5)
+    return Progress(key="a", trial=1, stage="S0", step=step, end_step=9, loss=0.5)
 
 
 def test_progress_arrives_in_order_and_unchanged(tmp_path: Path) -> None:

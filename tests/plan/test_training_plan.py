@@ -111,7 +111,7 @@ def test_a_part_that_joined_later_leaves_the_digests_of_plans_without_it_alone()
     plan = TrainingPlan()
     assert "inheritance" not in as_canonical_json(plan)
     mixed = with_values(plan, {"inheritance.mixing": 0.75})
-    assert '"inheritance":{"crossover":"blend","mixing":0.75' in as_canonical_json(mixed)
+    assert '"mixing":0.75' in as_canonical_json(mixed)
     assert digest_of(mixed) != digest_of(plan)
 
 

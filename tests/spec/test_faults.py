@@ -364,6 +364,13 @@ CASES = {
         'stage names must differ, "probe" is already above',
         "Rename one of the two.",
     ),
+    "a stage whose name is taken": Case(
+        LADDER.replace("final", "parent"),
+        5,
+        "training_stages[1].name",
+        "parent stands for another stage in warm_start.entry",
+        "Give the stage another name, such as S0_sanity.",
+    ),
     "a stage without a budget": Case(
         LADDER.replace("    epoch_budget: 1\n", ""),
         5,

@@ -152,6 +152,7 @@ class TestAChild:
             schedule__weight_decay=0.25,
             schedule__scheduler="linear",
             schedule__head_lr_multiplier=2.0,
+            inheritance__learning_rate_multiplier=0.8,
         )
         seen: list[list[tuple[float, float]]] = []
 
@@ -172,7 +173,7 @@ class TestAChild:
         ends = ladder_steps(LADDER, EXAMPLES, child.plan.schedule.batch_size)
         warmup = round(child.plan.schedule.warmup_ratio * ends[-1])
         for step, groups in zip(range(ends[-2], ends[-1]), seen, strict=True):
-            share = (ends[-1] - step) / (ends[-1] - warmup)
+            share = 0.8 * (ends[-1] - step) / (ends[-1] - warmup)
             assert groups == [
                 (pytest.approx(3e-4 * share), 0.25),
                 (pytest.approx(6e-4 * share), 0.25),
@@ -202,7 +203,11 @@ class TestAChild:
 
             return record
 
-        values = {"schedule__scheduler": "constant", "inheritance__rewarmup_ratio": 0.5}
+        values = {
+            "schedule__scheduler": "constant",
+            "inheritance__rewarmup_ratio": 0.5,
+            "inheritance__learning_rate_multiplier": 1.0,
+        }
         kept, lost = (child_of(trainer, parent, adapter__rank=r, **values) for r in (4, 2))
         for name, job in (("kept", kept), ("lost", lost)):
             monkeypatch.setattr("coral.training.job.train_steps", listen(name))
@@ -241,7 +246,7 @@ class TestTwoParents:
     def test_layers_come_whole_from_one_of_them(
         self, trainer: LoraTrainer, family: list[Outcome], untrained: None
     ) -> None:
-        job = self.child(family, inheritance__crossover="layers", adapter__rank=5)
+        job = self.child(family, inheritance__crossover="layers", adapter__rank=6)
         with trainer._runner.trained(job, JobLog()) as trained:
             own = {n: f.scaling * f.b @ f.a for n, f in trained.encoder.factors().items()}
         updates = [whole_updates(trainer, outcome) for outcome in family]

@@ -108,6 +108,7 @@ def build_trainer(
 
     from coral.training.base import load_base
     from coral.training.data import LoadedTask
+    from coral.training.prefix import Prefixes
     from coral.training.trainer import LoraTrainer
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
@@ -120,7 +121,9 @@ def build_trainer(
     base = load_base(
         payload["base_model"], device=device, trust_remote_code=payload["trust_remote_code"]
     )
-    return LoraTrainer(base, tasks, FsspecCheckpointStore(payload["checkpoints"]), report)
+    prefixes = Prefixes(base, cache.prefixes) if payload["share_prefixes"] else None
+    checkpoints = FsspecCheckpointStore(payload["checkpoints"])
+    return LoraTrainer(base, tasks, checkpoints, report, prefixes)
 
 
 def trainer_payload(spec: RunSpec, folders: Sequence[Path], fresh: str = "") -> dict[str, Any]:
@@ -136,6 +139,7 @@ def trainer_payload(spec: RunSpec, folders: Sequence[Path], fresh: str = "") -> 
         "cache_root": cache_location(spec.cache).root,
         "checkpoints": checkpoints_at(spec, fresh),
         "trust_remote_code": spec.execution.trust_remote_code,
+        "share_prefixes": spec.execution.share_prefixes,
     }
 
 

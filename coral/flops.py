@@ -23,9 +23,17 @@ class StepCost:
 
 
 def step_cost(
-    plan: AdapterPlan, modules: Sequence[LinearModule], depth: int, hidden_size: int
+    plan: AdapterPlan,
+    modules: Sequence[LinearModule],
+    depth: int,
+    hidden_size: int,
+    *,
+    first_layer: int = 0,
 ) -> StepCost:
     """Return what one training step costs.
+
+    Args:
+        first_layer: what enters this layer is known; nothing below it is computed.
 
     A frozen map takes 2 x in x out operations forward, and as many for the gradient that flows
     through it, which it does only above the lowest adapted layer. An adapter of rank r takes
@@ -33,7 +41,7 @@ def step_cost(
     pair forward and twice that backward.
     """
     adapted = set(adapted_modules(plan, [(module.name, module.layer) for module in modules], depth))
-    inside = [module for module in modules if module.layer is not None]
+    inside = [m for m in modules if m.layer is not None and m.layer >= first_layer]
     lowest = min((m.layer or 0 for m in modules if m.name in adapted), default=depth)
     per_token = 0.0
     for module in inside:
@@ -44,7 +52,8 @@ def step_cost(
         if module.name in adapted:
             per_token += 6 * plan.rank * (module.in_features + module.out_features)
     return StepCost(
-        per_token=per_token, per_pair=4.0 * hidden_size * (depth + 2 * (depth - lowest))
+        per_token=per_token,
+        per_pair=4.0 * hidden_size * (depth - first_layer + 2 * (depth - lowest)),
     )
 
 

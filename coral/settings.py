@@ -119,7 +119,7 @@ class SoupSettings:
         tunings: evaluations that tune the members' weights after they are chosen.
     """
 
-    candidates: NonNegativeInt = 5
+    candidates: NonNegativeInt = 8
     rank: PositiveInt | None = None
     tunings: NonNegativeInt = 2
 
@@ -191,6 +191,7 @@ class ExecutionSettings:
         threads_per_worker: torch threads in each worker.
         device: ``auto``, ``cpu`` or ``cuda``.
         micro_batch_size: most examples in one forward pass; None leaves batches whole.
+        share_prefixes: compute what lies below adapters once, for all genomes.
         trial_timeout_seconds: longest that one stage of one trial may take.
         retries: new tries after a worker died.
         trust_remote_code: run code that a hub model brings along.
@@ -200,6 +201,7 @@ class ExecutionSettings:
     threads_per_worker: PositiveInt = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     micro_batch_size: PositiveInt | None = None
+    share_prefixes: bool = True
     trial_timeout_seconds: Positive | None = 3600.0
     retries: NonNegativeInt = 2
     trust_remote_code: bool = False

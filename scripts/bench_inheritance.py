@@ -31,7 +31,7 @@ from coral.evolution import EvolutionState, ranked_finishers
 from coral.ports import DataContext
 from coral.records import Outcome, StageFinished, TestScore, Trial, TrialsDerived
 from coral.settings import RunSpec
-from coral.storage import CachePaths, SqliteRunStore
+from coral.storage import SqliteRunStore, cache_location
 from coral.tasks import discover
 
 SEARCH_SPACE = {
@@ -81,7 +81,7 @@ class Regime:
             ],
             "training": {"sequence_len": 32},
             "search_space": SEARCH_SPACE,
-            "evolution": {"population_size": 8, "generations": 50},
+            "evolution": {"population_size": 6, "generations": 50},
             "budget": {"max_optimizer_steps": self.budget},
             "training_stages": [
                 {
@@ -103,15 +103,15 @@ REGIMES = {
         validation_examples=400,
         test_examples=1000,
         ladder=((0.06, 12, 0.5), (0.2, 40, 0.25), (0.5, 100, 1)),
-        budget=1800,
+        budget=1500,
         ways=("cold", "warm"),
     ),
     "data-short": Regime(
-        examples={"docstring_library": 3000},
-        validation_examples=600,
+        examples={"docstring_library": 2000},
+        validation_examples=500,
         test_examples=2000,
-        ladder=((0.2, 20, 0.5), (0.7, 70, 0.5), (2, 100, 1)),
-        budget=3500,
+        ladder=((0.3, 30, 0.7), (2, 100, 1)),
+        budget=2000,
         ways=("warm",),
     ),
 }
@@ -262,7 +262,7 @@ def squeezed(state: EvolutionState, spec: RunSpec, used: Backend) -> list[dict[s
 
 def majority(spec: RunSpec) -> float:
     """Return the accuracy on the test split of guessing the most frequent class, mean of tasks."""
-    registry, context = discover(), DataContext(cache_dir=CachePaths(spec.cache or "cache").tasks)
+    registry, context = discover(), DataContext(cache_dir=cache_location(spec.cache).tasks)
     shares = []
     for task in spec.tasks:
         labels = registry.build(task.name, task.options).load(context).test.labels

@@ -84,7 +84,16 @@ class CachePaths:
     @property
     def tasks(self) -> Path:
         """Folder of what task plugins collect: on this machine, wherever the root is."""
-        return Path("cache" if _SCHEME_ENDS in self.root else self.root).absolute() / "tasks"
+        return self._here / "tasks"
+
+    @property
+    def prefixes(self) -> Path:
+        """Folder of activations that genomes share: on this machine, wherever the root is."""
+        return self._here / "prefixes"
+
+    @property
+    def _here(self) -> Path:
+        return Path("cache" if _SCHEME_ENDS in self.root else self.root).absolute()
 
 
 def cache_location(configured: str = "") -> CachePaths:

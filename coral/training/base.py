@@ -39,15 +39,24 @@ class BaseModel:
 
     Attributes:
         digest: identity of weights and tokenizer.
-        depth: layers in the stack.
+        stack: the layers, in their order.
         linear_modules: every linear map, in the order of the model.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     digest: str
-    depth: int
+    stack: nn.ModuleList
     linear_modules: tuple[LinearModule, ...]
+
+    @property
+    def depth(self) -> int:
+        """Layers in the stack."""
+        return len(self.stack)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
 
     @property
     def max_tokens(self) -> int | None:
@@ -87,13 +96,15 @@ def load_base(base_model: str, *, device: str, trust_remote_code: bool) -> BaseM
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False).eval().to(device)
-    stack, depth = find_layer_stack(model)
+    name_of_stack = find_layer_stack(model)
+    stack = model.get_submodule(name_of_stack)
+    assert isinstance(stack, nn.ModuleList)
     return BaseModel(
         model=model,
         tokenizer=tokenizer,
         digest=digest or _hub_digest(name, model),
-        depth=depth,
-        linear_modules=tuple(_linear_modules(model, stack)),
+        stack=stack,
+        linear_modules=tuple(_linear_modules(model, name_of_stack)),
     )
 
 
@@ -132,8 +143,8 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def find_layer_stack(model: nn.Module) -> tuple[str, int]:
-    """Return the dotted name and length of the model's stack of layers.
+def find_layer_stack(model: nn.Module) -> str:
+    """Return the dotted name of the model's stack of layers.
 
     It is the longest module list whose members are of one class; the outermost of equally long
     ones.
@@ -141,7 +152,7 @@ def find_layer_stack(model: nn.Module) -> tuple[str, int]:
     Raises:
         ModelError: the model has no such list.
     """
-    stacks = [
+    stacks: list[tuple[str, int]] = [
         (name, len(module))
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList)
@@ -153,7 +164,7 @@ def find_layer_stack(model: nn.Module) -> tuple[str, int]:
             f"{type(model).__name__} has no stack of layers that Coral can find, so adapters can't"
             " be placed. Use a transformer encoder or decoder."
         )
-    return max(stacks, key=lambda stack: (stack[1], -stack[0].count(".")))
+    return max(stacks, key=lambda stack: (stack[1], -stack[0].count(".")))[0]
 
 
 def _linear_modules(model: nn.Module, stack: str) -> list[LinearModule]:

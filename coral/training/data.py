@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -23,11 +23,17 @@ class TokenizedTexts:
     Attributes:
         ids: ``(total tokens,)`` int64.
         starts: ``(n + 1,)``; text i is ``ids[starts[i]:starts[i + 1]]``.
+        digest: identity of the texts.
     """
 
     ids: NDArray[np.int64]
     starts: NDArray[np.int64]
     pad_id: int
+    digest: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        content = self.ids.tobytes() + self.starts.tobytes()
+        object.__setattr__(self, "digest", hashlib.sha256(content).hexdigest())
 
     @property
     def lengths(self) -> Indices:

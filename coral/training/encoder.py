@@ -17,8 +17,11 @@ from coral.errors import CheckpointError
 from coral.plan import AdapterPlan, TrainingPlan, adapted_modules
 from coral.rng import derive_seed
 from coral.training.base import BaseModel
+from coral.training.batches import Indices
+from coral.training.data import TokenizedTexts
 from coral.training.factors import Factors
 from coral.training.failures import DivergedError
+from coral.training.prefix import WHOLE, Entrance, Prefixes
 
 MAX_TORCH_SEED = 2**63 - 1
 _NAME = "default"
@@ -31,13 +34,28 @@ class MultiTaskEncoder(nn.Module):
     Attributes:
         adapter: the PEFT model.
         heads: task name to linear head.
+        entrance: where the base may be entered with what is known of its texts.
     """
 
-    def __init__(self, adapter: PeftModel, heads: nn.ModuleDict, pooling: str) -> None:
+    def __init__(
+        self,
+        adapter: PeftModel,
+        heads: nn.ModuleDict,
+        pooling: str,
+        entrance: Entrance = WHOLE,
+    ) -> None:
         super().__init__()
         self.adapter = adapter
         self.heads = heads
         self.pooling = pooling
+        self.entrance = entrance
+
+    def encode_texts(self, texts: TokenizedTexts, rows: Indices) -> Tensor:
+        """Return one float32 vector a text, ``(rows, hidden)``."""
+        ids, mask = texts.pad(rows)
+        device = next(self.heads.parameters()).device
+        with self.entrance.used_for(texts, rows):
+            return self.encode(ids.to(device), mask.to(device))
 
     def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return one float32 vector a text, ``(batch, hidden)``."""
@@ -228,6 +246,7 @@ def adapted(
     classes: Mapping[str, int],
     seed: int,
     ranks: Mapping[str, int] | None = None,
+    prefixes: Prefixes | None = None,
 ) -> Iterator[MultiTaskEncoder]:
     """Lend the base with a fresh adapter and heads; it is plain again afterwards.
 
@@ -235,9 +254,12 @@ def adapted(
         classes: task name to number of classes.
         seed: fixes the initial weights.
         ranks: see ``lora_config``.
+        prefixes: of the base, to share what lies below the adapter; None to compute it each time.
     """
+    config = lora_config(plan.adapter, base, ranks)
+    entrance = prefixes.entrance(_lowest_layer(base, config)) if prefixes else WHOLE
     torch.manual_seed(derive_seed(seed, "adapter") % MAX_TORCH_SEED)
-    peft_model = get_peft_model(base.model, lora_config(plan.adapter, base, ranks))
+    peft_model = get_peft_model(base.model, config)
     assert isinstance(peft_model, PeftModel)
     try:
         heads = nn.ModuleDict()
@@ -245,9 +267,15 @@ def adapted(
             torch.manual_seed(derive_seed(seed, "head", task) % MAX_TORCH_SEED)
             heads[task] = nn.Linear(base.hidden_size, count)
         device = next(base.model.parameters()).device
-        yield MultiTaskEncoder(peft_model, heads.to(device), plan.encoding.pooling)
+        yield MultiTaskEncoder(peft_model, heads.to(device), plan.encoding.pooling, entrance)
     finally:
         _unload(peft_model, base.model)
+
+
+def _lowest_layer(base: BaseModel, config: LoraConfig) -> int:
+    """Return the lowest layer that an adapter changes; 0 if it changes what is beside them."""
+    adapted = set(config.target_modules or ())
+    return min(module.layer or 0 for module in base.linear_modules if module.name in adapted)
 
 
 def _unload(peft_model: PeftModel, base: PreTrainedModel) -> None:

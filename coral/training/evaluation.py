@@ -40,9 +40,8 @@ def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Pro
         start = 0
         while start < len(order):
             rows = order[start : start + _batch_size(sorted_lengths, start)]
-            ids, mask = texts.pad(rows)
             with autocast(device):
-                vectors.append(encoder.encode(ids.to(device), mask.to(device)))
+                vectors.append(encoder.encode_texts(texts, rows))
             start += len(rows)
         encoded = torch.cat(vectors)[torch.from_numpy(np.argsort(order)).to(device)]
         probabilities = {

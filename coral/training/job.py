@@ -24,6 +24,7 @@ from coral.training.encoder import MultiTaskEncoder, adapted
 from coral.training.factors import Factors, rescaled
 from coral.training.failures import LostWeightsError
 from coral.training.loop import StageLog, build_optimizer, learning_rate_factors, train_steps
+from coral.training.prefix import Prefixes
 
 
 @dataclass(slots=True)
@@ -66,12 +67,15 @@ class JobRunner:
         checkpoints: CheckpointStore,
         train_set: Callable[[TrainingPlan, int], TrainSet],
         report: Callable[[Progress], None],
+        prefixes: Prefixes | None,
     ) -> None:
         """Args:
         classes: task name to number of classes.
         train_set: gives the train set of a plan and a seed.
+        prefixes: of the base, to share what lies below adapters; None to compute it each time.
         """
         self._base = base
+        self._prefixes = prefixes
         self._classes = dict(classes)
         self._checkpoints = checkpoints
         self._train_set = train_set
@@ -95,7 +99,9 @@ class JobRunner:
         ranks = own.ranks if own else None
         if made is not None:
             ranks = {name: factors.rank for name, factors in made.modules.items()}
-        with adapted(self._base, job.plan, self._classes, job.seed, ranks) as encoder:
+        with adapted(
+            self._base, job.plan, self._classes, job.seed, ranks, self._prefixes
+        ) as encoder:
             optimizer = build_optimizer(encoder, job.plan.schedule)
             if own is not None:
                 checkpoint.restore(own, encoder, optimizer)
@@ -235,7 +241,11 @@ class JobRunner:
             self._report(Progress.of(job, step=step, end_step=ends[job.stage + 1], loss=loss))
 
         cost = step_cost(
-            job.plan.adapter, self._base.linear_modules, self._base.depth, self._base.hidden_size
+            job.plan.adapter,
+            self._base.linear_modules,
+            self._base.depth,
+            self._base.hidden_size,
+            first_layer=encoder.entrance.cut,
         )
         done: list[StageLog] = []
         for stage in range(position.stage + 1, job.stage + 1):

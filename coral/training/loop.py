@@ -143,11 +143,10 @@ def _accumulate(
     total = torch.zeros((), device=device)
     for start in range(0, len(rows), size):
         piece = rows[start : start + size]
-        ids, mask = train_set.texts.pad(piece)
         labels = torch.from_numpy(train_set.labels[piece]).to(device)
         tasks = train_set.index.task[piece]
         with autocast(device):
-            vectors = encoder.encode(ids.to(device), mask.to(device))
+            vectors = encoder.encode_texts(train_set.texts, piece)
         loss = total.new_zeros(())
         for number, name in enumerate(train_set.index.tasks):
             members = torch.from_numpy((tasks == number).nonzero()[0]).to(device)
@@ -157,8 +156,9 @@ def _accumulate(
         loss = loss / len(rows)
         loss.backward()
         total += loss.detach()
-        log.tokens += int(mask.sum())
-        log.teraflops += cost.teraflops(*ids.shape)
+        lengths = train_set.index.length[piece]
+        log.tokens += int(lengths.sum())
+        log.teraflops += cost.teraflops(len(piece), int(lengths.max()))
     log.examples += len(rows)
     return total
 

@@ -49,6 +49,7 @@ from coral.training.job import JobLog, JobRunner
 from coral.training.loop import (
     StageLog,
 )
+from coral.training.prefix import Prefixes
 
 CURVE_POINTS = 200
 SURVEY_LENGTH = 512
@@ -64,14 +65,18 @@ class LoraTrainer:
         tasks: Mapping[str, LoadedTask],
         checkpoints: CheckpointStore,
         report: Callable[[Progress], None],
+        prefixes: Prefixes | None = None,
     ) -> None:
+        """Args:
+        prefixes: of the base, to share what lies below adapters; None to compute it each time.
+        """
         self._base = base
         self._tasks = dict(tasks)
         self._checkpoints = checkpoints
         self._train_sets: dict[tuple[int, int], TrainSet] = {}
         self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
         classes = {name: len(loaded.data.label_names) for name, loaded in tasks.items()}
-        self._runner = JobRunner(base, classes, checkpoints, self._train_set, report)
+        self._runner = JobRunner(base, classes, checkpoints, self._train_set, report, prefixes)
 
     def survey(self) -> Survey:
         """Return what the model and the data turned out to be."""
@@ -94,7 +99,7 @@ class LoraTrainer:
                 )
                 for name, loaded in self._tasks.items()
             ),
-            device=str(self._device.type),
+            device=str(self._base.device.type),
             mean_tokens=float(lengths.mean()),
             max_tokens=self._base.max_tokens,
             versions={name: version(name) for name in ("torch", "transformers", "peft")},
@@ -146,10 +151,6 @@ class LoraTrainer:
         """Write the trained adapter, its heads, the tokenizer and ``card`` into ``folder``."""
         with self._runner.trained(finalist, JobLog()) as trained:
             export.write(folder, trained.encoder, self._base, card)
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self._base.model.parameters()).device
 
     def _train_one(self, job: TrainingJob, log: JobLog) -> Outcome:
         """Train one job and evaluate it."""
@@ -214,8 +215,8 @@ class LoraTrainer:
         return self._splits[key]
 
     def _peak_memory(self) -> int:
-        if self._device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self._device))
+        if self._base.device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._base.device))
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -73,7 +73,7 @@ def test_the_schedule_has_a_row_for_each_trial_of_the_better_line() -> None:
         "1 0-10 S0 0.001 cosine 16 0.01 16 2 all",
         "S1",
         "4 soup 8 2 all",
-        "8 10-15 S1 0.00124 cosine 16 0.01 16 2 all",
+        "8 10-15 S1 0.00062 cosine 16 0.01 16 2 all",
     ]
 
 

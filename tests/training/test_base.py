@@ -89,7 +89,7 @@ def copy(base_folder: Path, tmp_path: Path) -> Path:
 def test_layers_and_linear_maps_are_found_in(family: str, tmp_path: Path) -> None:
     anatomy = FAMILIES[family]
     base = load_folder(save_model(tmp_path, family))
-    assert find_layer_stack(base.model) == (anatomy.stack, DEPTH)
+    assert find_layer_stack(base.model) == anatomy.stack
     assert (base.depth, base.hidden_size) == (DEPTH, 32)
     inside = [
         (module.layer, module.name, (module.in_features, module.out_features))
@@ -113,7 +113,7 @@ def test_the_longest_list_of_like_modules_is_the_stack() -> None:
     model.inner.layers = nn.ModuleList(
         [nn.Sequential(nn.ModuleList([nn.Linear(1, 1) for _ in range(3)])) for _ in range(3)]
     )
-    assert find_layer_stack(model) == ("inner.layers", 3)
+    assert find_layer_stack(model) == "inner.layers"
 
 
 def test_a_model_without_a_stack_is_refused() -> None:

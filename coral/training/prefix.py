@@ -1,0 +1,282 @@
+"""Frozen prefixes: what enters the lowest adapted layer, computed once and shared.
+
+Below its lowest adapted layer every genome does what the base does. The activations that enter that
+layer are kept in memory-mapped files, so that genomes, epochs, stages, splits and worker processes
+share them. Texts are computed in fixed blocks: a block has the same bits, whoever needed it first,
+and two workers that compute it at once write the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from coral.training.base import BaseModel
+from coral.training.batches import Indices
+from coral.training.data import TokenizedTexts
+
+BLOCK_TOKENS = 4096
+"""Tokens of a block at most, padding included, unless one text is longer."""
+
+TOLERANCE = 1e-5
+"""How far the last hidden states may differ, relative to their largest, for a base to be shared."""
+
+TRIED_TOKENS = 8
+"""Tokens of the texts on which that is tried."""
+
+
+class _EnteredError(Exception):
+    """Stops a forward pass where a layer is entered."""
+
+
+@contextmanager
+def entering(stack: nn.ModuleList, cut: int, hidden: Tensor) -> Iterator[None]:
+    """Let forward passes of the scope begin at layer ``cut``, with ``hidden``.
+
+    What surrounds the stack runs as always, for it makes masks and positions.
+    """
+
+    def enter(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (hidden, *inputs[1:])
+
+    below = list(stack)[:cut]
+    handle = stack[cut].register_forward_pre_hook(enter)
+    try:
+        for layer in below:
+            layer.forward = _pass_on
+        yield
+    finally:
+        handle.remove()
+        for layer in below:
+            vars(layer).pop("forward", None)
+
+
+def _pass_on(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+    return hidden
+
+
+def hidden_before(model: nn.Module, stack: nn.ModuleList, cut: int, **inputs: Tensor) -> Tensor:
+    """Return what enters layer ``cut``; nothing above it is computed."""
+    found: list[Tensor] = []
+
+    def stop(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        found.append(inputs[0])
+        raise _EnteredError
+
+    handle = stack[cut].register_forward_pre_hook(stop)
+    try:
+        model(**inputs)
+    except _EnteredError:
+        pass
+    finally:
+        handle.remove()
+    return found[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Blocks:
+    """How texts are computed together.
+
+    Attributes:
+        of_text: ``(n,)`` block of each text.
+        texts: by block, the texts in it.
+    """
+
+    of_text: Indices
+    texts: tuple[Indices, ...]
+
+
+def _blocks(lengths: Indices) -> _Blocks:
+    """Cut texts, the shortest first, into blocks of about as many tokens."""
+    order = np.argsort(lengths, kind="stable")
+    of_text = np.empty(len(lengths), dtype=np.int64)
+    texts: list[Indices] = []
+    start = 0
+    while start < len(order):
+        window = lengths[order[start : start + BLOCK_TOKENS]]
+        fits = (np.arange(1, len(window) + 1) * window) <= BLOCK_TOKENS
+        members = order[start : start + max(1, int(fits.sum()))]
+        of_text[members] = len(texts)
+        texts.append(members)
+        start += len(members)
+    return _Blocks(of_text=of_text, texts=tuple(texts))
+
+
+class Prefix:
+    """What enters one layer, for the texts of one set."""
+
+    def __init__(
+        self, texts: TokenizedTexts, folder: Path, compute: Callable[[Indices], Tensor], width: int
+    ) -> None:
+        """Args:
+        folder: of this set and layer alone.
+        compute: activations of some texts, ``(rows, longest, width)``.
+        """
+        self._texts = texts
+        self._compute = compute
+        self._blocks = _blocks(texts.lengths)
+        self._verified = np.zeros(len(self._blocks.texts), dtype=bool)
+        folder.mkdir(parents=True, exist_ok=True)
+        shape = (len(texts.ids), width)
+        self._hidden: NDArray[np.float32] = _mapped(folder / "hidden.f32", np.float32, shape)
+        sums = (len(self._blocks.texts), 2)
+        self._sums: NDArray[np.uint32] = _mapped(folder / "sums.u32", np.uint32, sums)
+
+    def hidden(self, rows: Indices) -> Tensor:
+        """Return ``(rows, longest, width)``, zeros where texts are padded."""
+        self._need(np.unique(self._blocks.of_text[rows]))
+        lengths, starts = self._texts.lengths[rows], self._texts.starts[rows]
+        padded = np.zeros((len(rows), int(lengths.max()), self._hidden.shape[1]), np.float32)
+        for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+            padded[i, :length] = self._hidden[start : start + length]
+        return torch.from_numpy(padded)
+
+    def _need(self, blocks: Indices) -> None:
+        """Compute blocks that nobody has computed, or that are not what was written."""
+        for block in blocks[~self._verified[blocks]]:
+            if not self._is_sound(int(block)):
+                self._fill(int(block))
+            self._verified[block] = True
+
+    def _is_sound(self, block: int) -> bool:
+        present, expected = self._sums[block]
+        return bool(present) and self._sum(block) == int(expected)
+
+    def _fill(self, block: int) -> None:
+        rows = self._blocks.texts[block]
+        hidden = self._compute(rows).float().cpu().numpy()
+        for text, own in zip(rows, hidden, strict=True):
+            start, end = self._texts.starts[text], self._texts.starts[text + 1]
+            self._hidden[start:end] = own[: end - start]
+        self._sums[block] = (1, self._sum(block))
+
+    def _sum(self, block: int) -> int:
+        total = 0
+        for text in self._blocks.texts[block]:
+            start, end = self._texts.starts[text], self._texts.starts[text + 1]
+            total = zlib.crc32(self._hidden[start:end].tobytes(), total)
+        return total
+
+
+def _mapped(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
+    """Map a file of zeros, or of what processes have written to it, into memory."""
+    with path.open("ab") as file:
+        file.truncate(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+    return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entrance:
+    """Where forward passes of a base begin.
+
+    Attributes:
+        cut: layer that is entered; 0 if everything is computed.
+    """
+
+    cut: int = 0
+    prefixes: Prefixes | None = None
+
+    @contextmanager
+    def used_for(self, texts: TokenizedTexts, rows: Indices) -> Iterator[None]:
+        """Let the base's forward passes over some texts begin here."""
+        if self.prefixes is None or not self.cut:
+            yield
+            return
+        with entering(
+            self.prefixes.base.stack, self.cut, self.prefixes.hidden(texts, rows, self.cut)
+        ):
+            yield
+
+
+WHOLE = Entrance()
+"""Everything is computed."""
+
+
+class Prefixes:
+    """What enters the layers of one base, by set of texts and by layer."""
+
+    def __init__(self, base: BaseModel, folder: Path) -> None:
+        """Args:
+        folder: on this machine; other processes may use it too.
+        """
+        self.base = base
+        self._folder = folder
+        self._prefixes: dict[tuple[str, int], Prefix] = {}
+        self._exact: dict[int, bool] = {}
+
+    def entrance(self, lowest: int) -> Entrance:
+        """Return where a base is entered whose layers below ``lowest`` are as they were.
+
+        The base must be plain: whether it gives the same from there on is tried once.
+        """
+        if lowest not in self._exact:
+            self._exact[lowest] = lowest > 0 and self._gives_the_same(lowest)
+        return Entrance(cut=lowest if self._exact[lowest] else 0, prefixes=self)
+
+    def hidden(self, texts: TokenizedTexts, rows: Indices, cut: int) -> Tensor:
+        """Return what enters layer ``cut``, ``(rows, longest, hidden)``."""
+        return self._prefix(texts, cut).hidden(rows).to(self.base.device)
+
+    def _prefix(self, texts: TokenizedTexts, cut: int) -> Prefix:
+        key = (texts.digest, cut)
+        if key not in self._prefixes:
+            name = hashlib.sha256(
+                f"{self.base.digest} {self.base.device.type} {torch.__version__}"
+                f" {texts.digest} {cut}".encode()
+            ).hexdigest()
+            self._prefixes[key] = Prefix(
+                texts,
+                self._folder / name,
+                lambda rows: self._computed(texts, rows, cut),
+                self.base.hidden_size,
+            )
+        return self._prefixes[key]
+
+    def _computed(self, texts: TokenizedTexts, rows: Indices, cut: int) -> Tensor:
+        """Compute what enters a layer, from the highest layer below of which that is known."""
+        lower = max(
+            (c for digest, c in self._prefixes if digest == texts.digest and c < cut), default=0
+        )
+        with Entrance(cut=lower, prefixes=self).used_for(texts, rows):
+            return self._compute(*texts.pad(rows), cut)
+
+    def _gives_the_same(self, cut: int) -> bool:
+        """Return whether entering a layer with what it was given before changes nothing."""
+        words = self.base.tokenizer.vocab_size
+        ids = torch.arange(2 * TRIED_TOKENS).reshape(2, -1) % words
+        mask = torch.ones_like(ids)
+        mask[1, TRIED_TOKENS // 2 :] = 0
+        try:
+            whole = self._last_hidden(ids, mask)
+            hidden = self._compute(ids, mask, cut) * mask.unsqueeze(-1).to(self.base.device)
+            with entering(self.base.stack, cut, hidden):
+                entered = self._last_hidden(ids, mask)
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+            return False  # its layers take or give something else than one tensor
+        difference = (entered - whole)[mask.bool()].abs().max()
+        return bool(difference <= TOLERANCE * whole[mask.bool()].abs().max())
+
+    @torch.no_grad()
+    def _compute(self, ids: Tensor, mask: Tensor, cut: int) -> Tensor:
+        return hidden_before(self.base.model, self.base.stack, cut, **self._inputs(ids, mask))
+
+    @torch.no_grad()
+    def _last_hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
+        found: Tensor = self.base.model(**self._inputs(ids, mask)).last_hidden_state
+        return found.float().cpu()
+
+    def _inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        return {
+            "input_ids": ids.to(self.base.device),
+            "attention_mask": mask.to(self.base.device),
+        }

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from transformers import T5Config, T5EncoderModel
+
+from coral.training import prefix as prefix_module
+from coral.training.base import BaseModel, load_base
+from coral.training.checkpoint import read
+from coral.training.data import TokenizedTexts, tokenize
+from coral.training.encoder import MultiTaskEncoder, adapted
+from coral.training.prefix import Prefixes
+from coral.training.trainer import LoraTrainer
+from tests.training.conftest import SEED, MemoryCheckpoints, make_job, plan
+from tests.training.models import DEPTH, FILLERS, animals, colours, load, save_model
+
+FAMILIES = ("bert", "distilbert", "modernbert", "llama", "qwen3", "gpt2")
+HEADS = {"one": 2}
+
+
+def texts_of(base: BaseModel, lengths: tuple[int, ...]) -> TokenizedTexts:
+    words = [FILLERS[(3 * i + j) % len(FILLERS)] for i, n in enumerate(lengths) for j in range(n)]
+    texts, start = [], 0
+    for length in lengths:
+        texts.append(" ".join(words[start : start + length]))
+        start += length
+    return tokenize(base.tokenizer, tuple(texts), 16)
+
+
+def vectors_and_gradients(
+    encoder: MultiTaskEncoder, texts: TokenizedTexts, rows: np.ndarray[Any, Any]
+) -> list[Tensor]:
+    torch.manual_seed(1)
+    for name, parameter in encoder.adapter.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.2)
+    vectors = encoder.encode_texts(texts, rows)
+    encoder.heads["one"](vectors).square().sum().backward()
+    gradients = [p.grad for p in encoder.parameters_by_name().values() if p.grad is not None]
+    return [vectors.detach(), *gradients]
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], BaseModel]:
+    loaded: dict[tuple[str, str], BaseModel] = {}
+    torch.set_num_threads(1)
+
+    def base_of(family: str, attention: str) -> BaseModel:
+        if (family, attention) not in loaded:
+            folder = save_model(tmp_path_factory.mktemp("model"), family)
+            base = load_base(str(folder), device="cpu", trust_remote_code=False)
+            base.model.set_attn_implementation(attention)
+            loaded[family, attention] = base
+        return loaded[family, attention]
+
+    return base_of
+
+
+@given(
+    family=st.sampled_from(FAMILIES),
+    attention=st.sampled_from(["eager", "sdpa"]),
+    cut=st.integers(1, DEPTH - 1),
+    lengths=st.lists(st.integers(1, 14), min_size=2, max_size=8).map(tuple),
+    data=st.data(),
+)
+def test_vectors_and_gradients_are_those_without_sharing(
+    bases: Callable[[str, str], BaseModel],
+    tmp_path_factory: pytest.TempPathFactory,
+    family: str,
+    attention: str,
+    cut: int,
+    lengths: tuple[int, ...],
+    data: st.DataObject,
+) -> None:
+    base = bases(family, attention)
+    texts = texts_of(base, lengths)
+    order = data.draw(st.permutations(range(len(lengths))))
+    rows = np.array(order[: data.draw(st.integers(1, len(order)))])
+    inside = [m.name.split(".")[-1] for m in base.linear_modules if m.layer is not None]
+    target = data.draw(st.sampled_from(["all-linear", *dict.fromkeys(inside)]))
+    values = {"adapter.layers": f"top-{DEPTH - cut}", "adapter.target_modules": target}
+    found = []
+    for prefixes in (None, Prefixes(base, tmp_path_factory.mktemp("prefixes"))):
+        with adapted(base, plan(values), HEADS, SEED, prefixes=prefixes) as encoder:
+            assert encoder.entrance.cut == (cut if prefixes else 0)
+            found.append(vectors_and_gradients(encoder, texts, rows))
+    for alone, shared in zip(*found, strict=True):
+        torch.testing.assert_close(shared, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def trained(base: BaseModel, tmp_path: Path) -> Callable[[Prefixes | None], dict[str, Any]]:
+    def train(prefixes: Prefixes | None) -> dict[str, Any]:
+        store = MemoryCheckpoints()
+        tasks = load(colours(), animals())
+        trainer = LoraTrainer(base, tasks, store, lambda progress: None, prefixes)
+        values = {"adapter.layers": "top-1", "adapter.dropout": 0.1}
+        (outcome,) = trainer.train([make_job(values)])
+        assert outcome.failure is None
+        weights = read(store.get(outcome.checkpoint or ""), base.digest, trainer._runner._classes)
+        return {"outcome": outcome, "weights": weights.state}
+
+    return train
+
+
+def test_losses_metrics_and_final_weights_are_those_without_sharing(
+    base: BaseModel, tmp_path: Path, trained: Callable[[Prefixes | None], dict[str, Any]]
+) -> None:
+    alone, shared = trained(None), trained(Prefixes(base, tmp_path))
+    assert shared["outcome"].curve.loss == pytest.approx(alone["outcome"].curve.loss, abs=1e-4)
+    for metric, value in alone["outcome"].metrics.items():
+        if metric != "train_cost":
+            assert shared["outcome"].metrics[metric] == pytest.approx(value, abs=1e-4, nan_ok=True)
+    assert shared["weights"].keys() == alone["weights"].keys()
+    for name, tensor in alone["weights"].items():
+        torch.testing.assert_close(shared["weights"][name], tensor, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_not_computed_does_not_count_as_cost(
+    base: BaseModel, tmp_path: Path, trained: Callable[[Prefixes | None], dict[str, Any]]
+) -> None:
+    alone, shared = trained(None)["outcome"], trained(Prefixes(base, tmp_path))["outcome"]
+    assert shared.cost.teraflops < 0.7 * alone.cost.teraflops
+    assert shared.metrics["train_cost"] == pytest.approx(shared.cost.teraflops)
+
+
+class TestFiles:
+    TEXTS = (3, 9, 1, 14, 6)
+    ROWS = np.array([3, 0, 4])
+
+    @pytest.fixture
+    def texts(self, base: BaseModel) -> TokenizedTexts:
+        return texts_of(base, self.TEXTS)
+
+    @pytest.fixture(autouse=True)
+    def _small_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(prefix_module, "BLOCK_TOKENS", 24)
+
+    def test_another_process_computes_nothing_again(
+        self,
+        base: BaseModel,
+        texts: TokenizedTexts,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        first = Prefixes(base, tmp_path).hidden(texts, self.ROWS, 2)
+
+        def fail(*_: object) -> Tensor:
+            raise AssertionError("computed again")
+
+        monkeypatch.setattr(Prefixes, "_compute", fail)
+        assert torch.equal(Prefixes(base, tmp_path).hidden(texts, self.ROWS, 2), first)
+        with pytest.raises(AssertionError, match="computed again"):
+            Prefixes(base, tmp_path).hidden(texts, np.array([1]), 2)
+
+    def test_a_damaged_block_is_computed_again(
+        self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
+    ) -> None:
+        expected = Prefixes(base, tmp_path).hidden(texts, self.ROWS, 2)
+        (file,) = tmp_path.glob("*/hidden.f32")
+        content = bytearray(file.read_bytes())
+        content[:64] = bytes(64)
+        content[-64:] = b"\x7f" * 64
+        file.write_bytes(content)
+        assert torch.equal(Prefixes(base, tmp_path).hidden(texts, self.ROWS, 2), expected)
+
+    def test_who_else_needs_which_texts_first_changes_no_bit(
+        self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
+    ) -> None:
+        alone = Prefixes(base, tmp_path / "a").hidden(texts, self.ROWS, 2)
+        others = Prefixes(base, tmp_path / "b")
+        for row in (2, 1, 4, 0, 3):
+            others.hidden(texts, np.array([row]), 2)
+        from_below = Prefixes(base, tmp_path / "c")
+        from_below.hidden(texts, self.ROWS, 1)
+        assert torch.equal(others.hidden(texts, self.ROWS, 2), alone)
+        assert torch.equal(from_below.hidden(texts, self.ROWS, 2), alone)
+
+    def test_other_texts_and_another_base_have_files_of_their_own(
+        self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
+    ) -> None:
+        Prefixes(base, tmp_path).hidden(texts, self.ROWS, 2)
+        Prefixes(base, tmp_path).hidden(texts_of(base, (3, 9)), np.array([0]), 2)
+        Prefixes(replace(base, digest="other"), tmp_path).hidden(texts, self.ROWS, 2)
+        assert len(list(tmp_path.iterdir())) == 3
+
+
+class TestWhatCannotBeEntered:
+    def test_a_base_whose_layers_hand_on_more_than_activations(
+        self, base: BaseModel, tmp_path: Path
+    ) -> None:
+        torch.manual_seed(0)
+        config = T5Config(
+            vocab_size=base.tokenizer.vocab_size,
+            d_model=32,
+            d_kv=16,
+            d_ff=64,
+            num_layers=DEPTH,
+            num_heads=2,
+        )
+        model = T5EncoderModel(config).eval()
+        other = replace(base, model=model, stack=model.encoder.block)
+        assert Prefixes(other, tmp_path).entrance(1).cut == 0
+
+    def test_an_adapter_on_the_lowest_layer_or_beside_the_stack(
+        self, base: BaseModel, tmp_path: Path
+    ) -> None:
+        prefixes = Prefixes(base, tmp_path)
+        for targets in (("query",), ("pooler.dense", "query")):
+            values = {"adapter.layers": "all", "adapter.target_modules": targets}
+            with adapted(base, plan(values), HEADS, SEED, prefixes=prefixes) as encoder:
+                assert encoder.entrance.cut == 0
+
+    def test_the_base_is_whole_again_afterwards(self, base: BaseModel, tmp_path: Path) -> None:
+        texts = texts_of(base, (3, 5))
+        ids, mask = texts.pad(np.array([0, 1]))
+        before = base.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        prefixes = Prefixes(base, tmp_path)
+        with (
+            adapted(base, plan({"adapter.layers": "top-1"}), HEADS, SEED, None, prefixes) as made,
+            pytest.raises(RuntimeError, match="stop"),
+            made.entrance.used_for(texts, np.array([0, 1])),
+        ):
+            raise RuntimeError("stop")
+        assert torch.equal(base.model(input_ids=ids, attention_mask=mask)[0], before)

@@ -121,7 +121,9 @@ def build_trainer(
     base = load_base(
         payload["base_model"], device=device, trust_remote_code=payload["trust_remote_code"]
     )
-    prefixes = Prefixes(base, cache.prefixes) if payload["share_prefixes"] else None
+    prefixes = None
+    if payload["share_prefixes"]:
+        prefixes = Prefixes(base, cache.prefixes, payload["prefix_bytes"])
     checkpoints = FsspecCheckpointStore(payload["checkpoints"])
     return LoraTrainer(base, tasks, checkpoints, report, prefixes)
 
@@ -140,6 +142,7 @@ def trainer_payload(spec: RunSpec, folders: Sequence[Path], fresh: str = "") -> 
         "checkpoints": checkpoints_at(spec, fresh),
         "trust_remote_code": spec.execution.trust_remote_code,
         "share_prefixes": spec.execution.share_prefixes,
+        "prefix_bytes": spec.prefix_bytes,
     }
 
 
@@ -268,6 +271,7 @@ def simulated_world(spec: RunSpec, registry: Registry) -> World:
         tasks,
         targets=targets_of(spec.space),
         settings=asdict(spec.simulation),
+        shares_prefixes=spec.execution.share_prefixes,
     )
     return World(
         profile=replace(profile, tasks=tasks),

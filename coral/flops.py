@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from coral.plan import AdapterPlan, adapted_modules
@@ -42,7 +42,7 @@ def step_cost(
     """
     adapted = set(adapted_modules(plan, [(module.name, module.layer) for module in modules], depth))
     inside = [m for m in modules if m.layer is not None and m.layer >= first_layer]
-    lowest = min((m.layer or 0 for m in modules if m.name in adapted), default=depth)
+    lowest = lowest_layer(adapted, modules)
     per_token = 0.0
     for module in inside:
         size = module.in_features * module.out_features
@@ -55,6 +55,15 @@ def step_cost(
         per_token=per_token,
         per_pair=4.0 * hidden_size * (depth - first_layer + 2 * (depth - lowest)),
     )
+
+
+def lowest_layer(adapted: Container[str], modules: Sequence[LinearModule]) -> int:
+    """Return the lowest layer that an adapter changes; 0 if it changes a map beside the stack.
+
+    Args:
+        adapted: full names of the modules that it changes.
+    """
+    return min(module.layer or 0 for module in modules if module.name in adapted)
 
 
 def adapter_parameters(plan: AdapterPlan, modules: Sequence[LinearModule], depth: int) -> int:

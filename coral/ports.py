@@ -121,6 +121,7 @@ class TrainingJob:
         ancestors: jobs by whose keys ``inherits`` can be trained again where it is lost, parents
             before children.
         micro_batch_size: most examples in one forward pass; None leaves batches whole.
+        entrances: layers before which activations may be kept to be shared; None for any.
     """
 
     key: str
@@ -136,6 +137,7 @@ class TrainingJob:
     min_retained_energy: float = 0.0
     ancestors: tuple[TrainingJob, ...] = ()
     micro_batch_size: int | None = None
+    entrances: tuple[int, ...] | None = None
     attempt: int = 1
 
 
@@ -173,6 +175,8 @@ class Survey:
         device: such as ``cpu`` or ``cuda``.
         max_tokens: longest text that the model has positions for; None if it says nothing.
         versions: package name to version, of what trains.
+        shares_prefixes: what lies below adapters is computed once, for all genomes.
+        hidden_size: features that layers hand on.
     """
 
     model_digest: str
@@ -184,6 +188,8 @@ class Survey:
     mean_tokens: float
     max_tokens: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    shares_prefixes: bool = False
+    hidden_size: int = 0
 
     @property
     def train_examples(self) -> int:

@@ -269,6 +269,8 @@ class RunSpec:
         cache: where checkpoints are kept, a folder or a URL such as ``s3://bucket/folder``; empty
             for ``./cache``.
         cache_bytes: most that this run's checkpoints may take; None for no limit.
+        prefix_bytes: most that activations below adapters may take, of all runs that share the
+            cache; None for no limit.
         output_dir: the run's folder; empty for ``runs/<name>``.
     """
 
@@ -291,6 +293,7 @@ class RunSpec:
     simulation: SimulationSettings = field(default_factory=SimulationSettings)
     cache: str = ""
     cache_bytes: PositiveInt | None = None
+    prefix_bytes: PositiveInt | None = 4_000_000_000
     output_dir: str = ""
     seed: NonNegativeInt = 0
 

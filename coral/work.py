@@ -13,6 +13,7 @@ from coral.plan import TrainingPlan, digest_of
 from coral.ports import CheckpointStore, Inherited, Ports, Survey, TrainingJob
 from coral.records import Candidate, Legacy, Outcome
 from coral.settings import RunSpec
+from coral.sharing import entrances
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,11 +95,13 @@ def run(
     jobs: Sequence[TrainingJob], state: EvolutionState, spec: RunSpec, ports: Ports
 ) -> Iterator[Outcome]:
     """Run jobs; those whose inherited weights are lost run again, knowing how to make them."""
+    plans = map(spec.plan_of, state.candidates) if state.candidates else (j.plan for j in jobs)
+    shared = entrances(plans, ports.survey, spec.prefix_bytes)
     pending = [
         with_ancestors(job, state, spec, ports.survey)
         if not all(_holds(ports.checkpoints, item.address) for item in job.inherits)
         else job
-        for job in jobs
+        for job in (replace(job, entrances=shared) for job in jobs)
     ]
     while pending:
         waiting = {job.key: job for job in pending}

@@ -120,6 +120,7 @@ def simulated_survey(
     *,
     targets: Iterable[str],
     settings: Mapping[str, Any],
+    shares_prefixes: bool = False,
 ) -> Survey:
     """Return the survey of a simulated model and its data.
 
@@ -151,6 +152,8 @@ def simulated_survey(
         device="simulated",
         mean_tokens=profile.model.mean_tokens,
         max_tokens=profile.model.max_tokens,
+        shares_prefixes=shares_prefixes,
+        hidden_size=hidden_size(profile.model),
     )
 
 

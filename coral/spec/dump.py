@@ -38,6 +38,7 @@ def dump_spec(spec: RunSpec) -> str:
         "simulation": asdict(spec.simulation),
         "cache": spec.cache,
         "cache_bytes": spec.cache_bytes,
+        "prefix_bytes": spec.prefix_bytes,
         "output_dir": spec.output_dir,
         "seed": spec.seed,
     }

@@ -39,7 +39,7 @@ from coral.spec.document import (
 from coral.spec.fields import Reader, suggestion
 from coral.spec.ladder import read_prune, read_stages
 from coral.spec.search_space import read_search_space
-from coral.spec.sections import BYTES, INHERITANCE, RETIRED, SECTIONS
+from coral.spec.sections import BYTE_COUNTS, BYTES, INHERITANCE, RETIRED, SECTIONS
 from coral.spec.training import entries_of, read_plan_values, read_training, written_at
 
 COST_METRICS: Mapping[str, Direction] = {"trainable_parameters": "min", "train_cost": "min"}
@@ -138,7 +138,7 @@ class _Sections:
             for key in ("output_dir", "seed", "cache")
             if key in self._data
         }
-        scalars["cache_bytes"] = self._bytes("cache_bytes")
+        scalars |= {key: self._bytes(key) for key in BYTE_COUNTS if key in self._data}
         simulation = self._simulation(stages)
         blocks: dict[str, Any] = {
             name: self._reader.record(record, self._data.get(name), (name,))

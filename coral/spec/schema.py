@@ -27,7 +27,7 @@ from coral.spec.aliases import (
     PLAN_ALIASES,
     TARGET_LINEAR,
 )
-from coral.spec.sections import BYTES, INHERITANCE
+from coral.spec.sections import BYTE_COUNTS, BYTES, INHERITANCE
 from coral.spec.training import PARTS, plan_fields
 
 Schema = dict[str, Any]
@@ -141,11 +141,14 @@ def config_schema() -> Schema:
             "mode": {"enum": ["real", "simulate"], "default": "real"},
             "simulation": simulation,
             "cache": {"type": "string"},
-            "cache_bytes": {
-                "description": "A number of bytes, or a text such as 200MB.",
-                "type": ["integer", "string", "null"],
-                "exclusiveMinimum": 0,
-                "pattern": f"^{BYTES}$",
+            **{
+                key: {
+                    "description": "A number of bytes, or a text such as 200MB.",
+                    "type": ["integer", "string", "null"],
+                    "exclusiveMinimum": 0,
+                    "pattern": f"^{BYTES}$",
+                }
+                for key in BYTE_COUNTS
             },
             "output_dir": {"type": "string"},
             "seed": {"type": "integer", "minimum": 0},

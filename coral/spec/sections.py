@@ -33,6 +33,7 @@ SECTIONS = (
     "simulation",
     "cache",
     "cache_bytes",
+    "prefix_bytes",
     "output_dir",
     "seed",
 )
@@ -44,6 +45,8 @@ INHERITANCE: Mapping[str, type] = {
     "confirm": ConfirmSettings,
 }
 """Sections on what is inherited and derived, read as they are."""
+BYTE_COUNTS = ("cache_bytes", "prefix_bytes")
+"""Keys whose value is a number of bytes, alone or with a unit."""
 BYTES = r"\d+(\.\d+)? ?[kKMGT]?B"
 """How a number of bytes is written with its unit, a power of 1000."""
 RETIRED: Mapping[KeyPath, str] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from coral.errors import CheckpointError
+from coral.flops import lowest_layer
 from coral.plan import AdapterPlan, TrainingPlan, adapted_modules
 from coral.rng import derive_seed
 from coral.training.base import BaseModel
@@ -247,6 +248,7 @@ def adapted(
     seed: int,
     ranks: Mapping[str, int] | None = None,
     prefixes: Prefixes | None = None,
+    entrances: Collection[int] | None = None,
 ) -> Iterator[MultiTaskEncoder]:
     """Lend the base with a fresh adapter and heads; it is plain again afterwards.
 
@@ -255,9 +257,11 @@ def adapted(
         seed: fixes the initial weights.
         ranks: see ``lora_config``.
         prefixes: of the base, to share what lies below the adapter; None to compute it each time.
+        entrances: layers before which that may be; None for any.
     """
     config = lora_config(plan.adapter, base, ranks)
-    entrance = prefixes.entrance(_lowest_layer(base, config)) if prefixes else WHOLE
+    lowest = lowest_layer(set(config.target_modules or ()), base.linear_modules)
+    entrance = prefixes.entrance(lowest, entrances) if prefixes else WHOLE
     torch.manual_seed(derive_seed(seed, "adapter") % MAX_TORCH_SEED)
     peft_model = get_peft_model(base.model, config)
     assert isinstance(peft_model, PeftModel)
@@ -270,12 +274,6 @@ def adapted(
         yield MultiTaskEncoder(peft_model, heads.to(device), plan.encoding.pooling, entrance)
     finally:
         _unload(peft_model, base.model)
-
-
-def _lowest_layer(base: BaseModel, config: LoraConfig) -> int:
-    """Return the lowest layer that an adapter changes; 0 if it changes what is beside them."""
-    adapted = set(config.target_modules or ())
-    return min(module.layer or 0 for module in base.linear_modules if module.name in adapted)
 
 
 def _unload(peft_model: PeftModel, base: PreTrainedModel) -> None:

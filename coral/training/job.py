@@ -100,7 +100,7 @@ class JobRunner:
         if made is not None:
             ranks = {name: factors.rank for name, factors in made.modules.items()}
         with adapted(
-            self._base, job.plan, self._classes, job.seed, ranks, self._prefixes
+            self._base, job.plan, self._classes, job.seed, ranks, self._prefixes, job.entrances
         ) as encoder:
             optimizer = build_optimizer(encoder, job.plan.schedule)
             if own is not None:
@@ -151,7 +151,7 @@ class JobRunner:
         maker = next((other for other in job.ancestors if other.key == inherited.key), None)
         if maker is None:
             raise LostWeightsError(f"the weights of trial {inherited.trial} are lost: {lost}")
-        again = replace(maker, ancestors=job.ancestors)
+        again = replace(maker, ancestors=job.ancestors, entrances=job.entrances)
         with self.trained(again, JobLog(log.stages, log.notes)) as parent:
             assert parent.content is not None
             content = parent.content

@@ -9,8 +9,10 @@ and two workers that compute it at once write the same.
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,6 +170,22 @@ class Prefix:
         return total
 
 
+def _last_used(folder: Path) -> float:
+    """Return when a folder was used last; 0 if another process has removed it."""
+    try:
+        return folder.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return the bytes that a folder's files have room for."""
+    try:
+        return sum(file.stat().st_size for file in folder.iterdir())
+    except OSError:
+        return 0
+
+
 def _mapped(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
     """Map a file of zeros, or of what processes have written to it, into memory."""
     with path.open("ab") as file:
@@ -205,23 +223,30 @@ WHOLE = Entrance()
 class Prefixes:
     """What enters the layers of one base, by set of texts and by layer."""
 
-    def __init__(self, base: BaseModel, folder: Path) -> None:
+    def __init__(self, base: BaseModel, folder: Path, most_bytes: int | None = None) -> None:
         """Args:
         folder: on this machine; other processes may use it too.
+        most_bytes: that the folder may take; what was not used for longest goes first.
         """
         self.base = base
         self._folder = folder
+        self._most_bytes = most_bytes
         self._prefixes: dict[tuple[str, int], Prefix] = {}
         self._exact: dict[int, bool] = {}
 
-    def entrance(self, lowest: int) -> Entrance:
+    def entrance(self, lowest: int, allowed: Collection[int] | None = None) -> Entrance:
         """Return where a base is entered whose layers below ``lowest`` are as they were.
 
         The base must be plain: whether it gives the same from there on is tried once.
+
+        Args:
+            allowed: layers that may be entered; None for any.
         """
-        if lowest not in self._exact:
-            self._exact[lowest] = lowest > 0 and self._gives_the_same(lowest)
-        return Entrance(cut=lowest if self._exact[lowest] else 0, prefixes=self)
+        below = range(1, lowest + 1)
+        cut = max((layer for layer in below if allowed is None or layer in allowed), default=0)
+        if cut not in self._exact:
+            self._exact[cut] = cut > 0 and self._gives_the_same(cut)
+        return Entrance(cut=cut if self._exact[cut] else 0, prefixes=self)
 
     def hidden(self, texts: TokenizedTexts, rows: Indices, cut: int) -> Tensor:
         """Return what enters layer ``cut``, ``(rows, longest, hidden)``."""
@@ -234,6 +259,7 @@ class Prefixes:
                 f"{self.base.digest} {self.base.device.type} {torch.__version__}"
                 f" {texts.digest} {cut}".encode()
             ).hexdigest()
+            self._make_room(len(texts.ids) * self.base.hidden_size * 4, name)
             self._prefixes[key] = Prefix(
                 texts,
                 self._folder / name,
@@ -241,6 +267,19 @@ class Prefixes:
                 self.base.hidden_size,
             )
         return self._prefixes[key]
+
+    def _make_room(self, size: int, name: str) -> None:
+        """Remove what was not used for longest; other processes keep what they have open."""
+        (self._folder / name).mkdir(parents=True, exist_ok=True)
+        os.utime(self._folder / name)
+        if self._most_bytes is None:
+            return
+        others = [folder for folder in self._folder.iterdir() if folder.name != name]
+        others.sort(key=_last_used)
+        taken = sum(map(_bytes_in, others))
+        while others and taken + size > self._most_bytes:
+            taken -= _bytes_in(others[0])
+            shutil.rmtree(others.pop(0), ignore_errors=True)
 
     def _computed(self, texts: TokenizedTexts, rows: Indices, cut: int) -> Tensor:
         """Compute what enters a layer, from the highest layer below of which that is known."""

@@ -73,6 +73,7 @@ class LoraTrainer:
         self._base = base
         self._tasks = dict(tasks)
         self._checkpoints = checkpoints
+        self._prefixes = prefixes
         self._train_sets: dict[tuple[int, int], TrainSet] = {}
         self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
         classes = {name: len(loaded.data.label_names) for name, loaded in tasks.items()}
@@ -103,6 +104,8 @@ class LoraTrainer:
             mean_tokens=float(lengths.mean()),
             max_tokens=self._base.max_tokens,
             versions={name: version(name) for name in ("torch", "transformers", "peft")},
+            shares_prefixes=self._prefixes is not None,
+            hidden_size=self._base.hidden_size,
         )
 
     def train(self, jobs: Sequence[TrainingJob]) -> Iterator[Outcome]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -193,6 +194,24 @@ class TestFiles:
         Prefixes(replace(base, digest="other"), tmp_path).hidden(texts, self.ROWS, 2)
         assert len(list(tmp_path.iterdir())) == 3
 
+    def test_what_was_not_used_for_longest_makes_room(
+        self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
+    ) -> None:
+        each = len(texts.ids) * base.hidden_size * 4
+        prefixes = Prefixes(base, tmp_path, most_bytes=2 * each + 100)
+        seen = []
+        for cut in (1, 2):
+            prefixes.hidden(texts, self.ROWS, cut)
+            seen.append({folder.name for folder in tmp_path.iterdir()})
+        for age, (name,) in enumerate((seen[0], seen[1] - seen[0])):
+            os.utime(tmp_path / name, (age, age))
+        other = texts_of(base, (*self.TEXTS[1:], self.TEXTS[0]))
+        Prefixes(base, tmp_path, most_bytes=2 * each + 100).hidden(other, self.ROWS, 1)
+        left = {folder.name for folder in tmp_path.iterdir()}
+        assert len(left) == 2
+        assert left & seen[1] == seen[1] - seen[0]
+        assert prefixes.hidden(texts, self.ROWS, 1).any()  # what is open stays usable
+
 
 class TestWhatCannotBeEntered:
     def test_a_base_whose_layers_hand_on_more_than_activations(
@@ -219,6 +238,10 @@ class TestWhatCannotBeEntered:
             values = {"adapter.layers": "all", "adapter.target_modules": targets}
             with adapted(base, plan(values), HEADS, SEED, prefixes=prefixes) as encoder:
                 assert encoder.entrance.cut == 0
+
+    def test_a_layer_that_is_not_among_those_kept(self, base: BaseModel, tmp_path: Path) -> None:
+        prefixes = Prefixes(base, tmp_path)
+        assert [prefixes.entrance(2, kept).cut for kept in (None, (2,), (1,), ())] == [2, 2, 1, 0]
 
     def test_the_base_is_whole_again_afterwards(self, base: BaseModel, tmp_path: Path) -> None:
         texts = texts_of(base, (3, 5))

@@ -1,0 +1,70 @@
+"""Where the base is entered with known activations, when not all of them fit on the disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from coral.flops import lowest_layer
+from coral.plan import TrainingPlan, adapted_modules
+from coral.ports import Survey
+
+BYTES_PER_FEATURE = 4
+
+
+def entrances(
+    plans: Iterable[TrainingPlan], survey: Survey, most_bytes: int | None
+) -> tuple[int, ...] | None:
+    """Return the layers before which activations are kept; None if there is room for any.
+
+    Those are chosen that leave the least to compute below the adapters of all plans together. A
+    plan enters at the highest of them that its adapter leaves alone.
+
+    Args:
+        plans: of a population.
+        most_bytes: that activations may take; None for no limit.
+    """
+    if most_bytes is None or not survey.shares_prefixes:
+        return None
+    examples = sum(
+        task.train_examples + task.validation_examples + task.test_examples for task in survey.tasks
+    )
+    each = max(1.0, examples * survey.mean_tokens * survey.hidden_size * BYTES_PER_FEATURE)
+    room = int(most_bytes // each)
+    if room >= survey.depth - 1:
+        return None
+    names = [(module.name, module.layer) for module in survey.linear_modules]
+    lowest = Counter(
+        lowest_layer(
+            frozenset(adapted_modules(plan.adapter, names, survey.depth)), survey.linear_modules
+        )
+        for plan in plans
+    )
+    return most_useful({layer: count for layer, count in lowest.items() if layer}, room)
+
+
+def most_useful(lowest: dict[int, int], room: int) -> tuple[int, ...]:
+    """Return at most ``room`` layers to enter at, so that most layers are skipped in all.
+
+    Args:
+        lowest: lowest adapted layer to how many plans have it.
+    """
+    layers = sorted(lowest)
+    # best[i]: layers skipped by plans up to the i-th layer, and where they enter, the highest last.
+    best: list[tuple[int, tuple[int, ...]]] = [(0, ())] * len(layers)
+    for _ in range(min(room, len(layers))):
+        best = [
+            max(
+                (
+                    (
+                        (best[k - 1][0] if k else 0)
+                        + layers[k] * sum(lowest[layer] for layer in layers[k : i + 1]),
+                        (*(best[k - 1][1] if k else ()), layers[k]),
+                    )
+                    for k in range(i + 1)
+                ),
+                key=lambda choice: (choice[0], -len(choice[1])),
+            )
+            for i in range(len(layers))
+        ]
+    return best[-1][1] if best else ()

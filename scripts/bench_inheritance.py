@@ -2,8 +2,8 @@
 
 Two regimes of the docstring tasks. In ``compute-short`` the longest stage sees each example half a
 time, and every seed runs cold and warm, on the same data, for as many optimizer steps. In
-``data-short`` the longest stage sees them so often that more of it hardly helps; there soups are
-compared with the best trained trial. Finished runs are kept and not trained again.
+``data-short`` one generation trains as long as it helps; there soups are compared with the best
+trained trial. Finished runs are kept and not trained again.
 
 .venv/bin/python scripts/bench_inheritance.py --seeds 5 --folder runs/bench-inheritance
 """
@@ -14,7 +14,8 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -25,11 +26,11 @@ from rich.console import Console
 from rich.table import Table
 
 from coral import compose
-from coral.backends import Backend, backend
+from coral.backends import backend
 from coral.confirmation import trained
-from coral.evolution import EvolutionState, ranked_finishers
+from coral.evolution import EvolutionState
 from coral.ports import DataContext
-from coral.records import Outcome, StageFinished, TestScore, Trial, TrialsDerived
+from coral.records import Outcome, StageFinished, Trial, TrialsDerived
 from coral.settings import RunSpec
 from coral.storage import SqliteRunStore, cache_location
 from coral.tasks import discover
@@ -110,27 +111,11 @@ REGIMES = {
         examples={"docstring_library": 2000},
         validation_examples=500,
         test_examples=2000,
-        ladder=((0.3, 30, 0.7), (2, 100, 1)),
-        budget=2000,
+        ladder=((2, 100, 1),),
+        budget=1000,
         ways=("warm",),
     ),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Point:
-    """A trial that took the lead, by validation, and when.
-
-    Attributes:
-        steps: optimizer steps of the search until then.
-        test: metrics on the test split.
-    """
-
-    steps: int
-    trial: int
-    operator: str
-    validation: float
-    test: Mapping[str, float]
 
 
 def spec_of(regime: Regime, seed: int, way: str, folder: Path) -> RunSpec:
@@ -149,53 +134,71 @@ def measure(spec: RunSpec, folder: Path) -> dict[str, Any]:
         return known
     with backend(spec, (), compose.SilentObserver()) as used:
         _, state = compose.run_in(folder, spec, (), used, compose.SilentObserver())
-        found = {
-            "steps": state.ledger.searched.optimizer_steps,
-            "alone": curve(folder, state, spec, used, derived=False),
-            "all": curve(folder, state, spec, used, derived=True),
-            "soup": soup(state, spec, used),
-            "squeezed": squeezed(state, spec, used),
-            "majority": majority(spec),
-        }
+        alone, everybody = (leads(folder, state, spec, derived=way) for way in (False, True))
+        soups = [t for _, t in everybody if t.candidate.lineage.operator == "soup"]
+        cuts = [(t, state.trials[t.candidate.legacy[0].trial]) for t in cut_to(4, state, spec)]
+        wanted = {t.number: t for t in (*(t for _, t in (*alone, *everybody)), *chain(*cuts))}
+        jobs = [trained(number, state, spec, used.survey) for number in wanted]
+        tested = {score.trial: score.metrics for score in used.executor.score(jobs, spec.seed)}
+
+    def told(trial: Trial) -> dict[str, float]:
+        return {name: tested[trial.number][name] for name in ("auroc", "accuracy")}
+
+    found = {
+        "steps": state.ledger.searched.optimizer_steps,
+        "majority": majority(spec),
+        "alone": [lead(steps, trial, told(trial)) for steps, trial in alone],
+        "all": [lead(steps, trial, told(trial)) for steps, trial in everybody],
+        "single": told(alone[-1][1]),
+        "soup": soups and {**shape(soups[-1], spec), **told(soups[-1])},
+        "squeezed": [
+            {"small": told(small), "whole": told(whole), **shape(whole, spec)}
+            for small, whole in cuts
+        ],
+    }
     facts.write_text(json.dumps(found, indent=1))
     return found
 
 
-def scores(
-    trials: Sequence[Trial], state: EvolutionState, spec: RunSpec, used: Backend
-) -> list[TestScore]:
-    """Return trials' test scores, in their order."""
-    jobs = [trained(trial.number, state, spec, used.survey) for trial in trials]
-    return list(used.executor.score(jobs, spec.seed))
+def lead(steps: int, trial: Trial, test: Mapping[str, float]) -> dict[str, Any]:
+    """Return a lead as plain values."""
+    return {
+        "steps": steps,
+        "trial": trial.number,
+        "operator": trial.candidate.lineage.operator,
+        "validation": trial.scored[-1].metrics["auroc"],
+        "test": dict(test),
+    }
 
 
-def curve(
-    folder: Path, state: EvolutionState, spec: RunSpec, used: Backend, *, derived: bool
-) -> list[dict[str, Any]]:
-    """Return who took the lead when, among those that reached the last stage.
+def shape(trial: Trial, spec: RunSpec) -> dict[str, int]:
+    return {
+        "rank": spec.plan_of(trial.candidate).adapter.rank,
+        "members": len(trial.candidate.legacy),
+    }
+
+
+def leads(
+    folder: Path, state: EvolutionState, spec: RunSpec, *, derived: bool
+) -> list[tuple[int, Trial]]:
+    """Return who took the lead, by validation, among those that reached the last stage, and when.
 
     Args:
         derived: soups and squeezed adapters count too.
+
+    Returns:
+        Optimizer steps of the search until then, and the trial.
     """
-    leaders: list[tuple[int, Trial, float]] = []
+    found: list[tuple[int, Trial]] = []
+    best = 0.0
     for steps, number, outcome in finishes(folder, state):
-        trial, quality = state.trials[number], outcome.metrics["auroc"]
+        trial = state.trials[number]
         if outcome.stage < spec.last_stage or (trial.candidate.derivation and not derived):
             continue
-        if not leaders or quality > leaders[-1][2]:
-            leaders.append((steps, trial, quality))
-    tested = scores([trial for _, trial, _ in leaders], state, spec, used)
-    points = [
-        Point(
-            steps=steps,
-            trial=trial.number,
-            operator=trial.candidate.lineage.operator,
-            validation=quality,
-            test={name: score.metrics[name] for name in ("auroc", "accuracy")},
-        )
-        for (steps, trial, quality), score in zip(leaders, tested, strict=True)
-    ]
-    return [asdict(point) for point in points]
+        if outcome.metrics["auroc"] > best:
+            best = outcome.metrics["auroc"]
+            found.append((steps, trial))
+    return found
 
 
 def finishes(folder: Path, state: EvolutionState) -> Iterator[tuple[int, int, Outcome]]:
@@ -222,42 +225,16 @@ def searched(trial: Trial, outcome: Outcome) -> bool:
     return outcome.stage <= trial.verdict.stage
 
 
-def soup(state: EvolutionState, spec: RunSpec, used: Backend) -> dict[str, Any] | None:
-    """Return the best soup and the best trained trial, both by validation, on the test split."""
-    ranked = ranked_finishers(state.trials, spec)
-    soups = [t for t in ranked if t.candidate.lineage.operator == "soup"]
-    singles = [t for t in ranked if t.candidate.derivation is None]
-    if not soups:
-        return None
-    two = scores([soups[0], singles[0]], state, spec, used)
-    names = ("auroc", "accuracy")
-    return {
-        "members": len(soups[0].candidate.legacy),
-        "rank": spec.plan_of(soups[0].candidate).adapter.rank,
-        "soup": {name: two[0].metrics[name] for name in names},
-        "single": {name: two[1].metrics[name] for name in names},
-    }
-
-
-def squeezed(state: EvolutionState, spec: RunSpec, used: Backend) -> list[dict[str, Any]]:
-    """Return accuracy on the test split of adapters squeezed to rank 4 and of their sources."""
-    found = []
-    for trial in state.trials:
-        derivation = trial.candidate.derivation
-        if derivation is None or derivation.kind != "squeeze" or derivation.rank != 4:
-            continue
-        source = state.trials[trial.candidate.legacy[0].trial]
-        if spec.plan_of(source.candidate).adapter.rank < 16:
-            continue
-        small, whole = scores([trial, source], state, spec, used)
-        found.append(
-            {
-                "from": spec.plan_of(source.candidate).adapter.rank,
-                "whole": whole.metrics["accuracy"],
-                "squeezed": small.metrics["accuracy"],
-            }
-        )
-    return found
+def cut_to(rank: int, state: EvolutionState, spec: RunSpec) -> list[Trial]:
+    """Return the adapters that were squeezed to a rank from at least four times that."""
+    return [
+        trial
+        for trial in state.trials
+        if (how := trial.candidate.derivation) is not None
+        and (how.kind, how.rank) == ("squeeze", rank)
+        and spec.plan_of(state.trials[trial.candidate.legacy[0].trial].candidate).adapter.rank
+        >= 4 * rank
+    ]
 
 
 def majority(spec: RunSpec) -> float:
@@ -320,22 +297,23 @@ def show_warm_starts(name: str, runs: Sequence[Mapping[str, Any]], console: Cons
 
 
 def show_soups(name: str, runs: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Show what the best soup has over the best trial that was trained."""
-    found = {seed: run["warm"]["soup"] for seed, run in enumerate(runs) if run["warm"]["soup"]}
+    """Show what the best soup has over the best trial that was trained, both by validation."""
+    found = {seed: run["warm"] for seed, run in enumerate(runs) if run["warm"]["soup"]}
     rows = [
         [
             str(seed),
-            str(soup["members"]),
-            str(soup["rank"]),
-            *(f"{soup[who][m]:.4f}" for m in ("auroc", "accuracy") for who in ("single", "soup")),
+            str(warm["soup"]["members"]),
+            str(warm["soup"]["rank"]),
+            *(f"{warm[who][m]:.4f}" for m in ("auroc", "accuracy") for who in ("single", "soup")),
         ]
-        for seed, soup in found.items()
+        for seed, warm in found.items()
     ]
     columns = ("seed", "members", "rank", "auroc: single", "soup", "accuracy: single", "soup")
     console.print(table_of(f"{name}: soups on the test split", columns, rows))
     for metric in ("auroc", "accuracy"):
-        gains = [soup["soup"][metric] - soup["single"][metric] for soup in found.values()]
-        console.print(f"soup - best single, {metric}: {interval(gains)}")
+        gains = [warm["soup"][metric] - warm["single"][metric] for warm in found.values()]
+        if gains:
+            console.print(f"soup - best single, {metric}: {interval(gains)}")
     console.print()
 
 
@@ -344,10 +322,12 @@ def show_squeezes(name: str, runs: Sequence[Mapping[str, Any]], console: Console
     rows, kept = [], []
     for seed, run in enumerate(runs):
         for cut in run["warm"]["squeezed"]:
-            base = run["warm"]["majority"]
-            kept.append((cut["squeezed"] - base) / (cut["whole"] - base))
-            figures = (f"{cut[who]:.4f}" for who in ("whole", "squeezed"))
-            rows.append([str(seed), str(cut["from"]), *figures, f"{kept[-1]:.3f}"])
+            small, whole = (
+                cut[who]["accuracy"] - run["warm"]["majority"] for who in ("small", "whole")
+            )
+            kept.append(small / whole)
+            figures = (f"{cut[who]['accuracy']:.4f}" for who in ("whole", "small"))
+            rows.append([str(seed), str(cut["rank"]), *figures, f"{kept[-1]:.3f}"])
     columns = ("seed", "from rank", "accuracy", "at rank 4", "kept above the majority class")
     console.print(table_of(f"{name}: squeezed to rank 4, without training", columns, rows))
     if kept:

@@ -4,16 +4,20 @@ Both sides train the same genomes on one task, for the same optimizer steps, on 
 tokenized beforehand and cut at the same length. Initial weights, AdamW, schedule, clipping and
 batch size are the same; each process loads base model and data once, and writes a checkpoint of
 every genome. After the clock has stopped, Coral scores both sides' checkpoints on the validation
-split, which shows whether the faster side learns as much.
+split, which shows whether the faster side learns as much. All of it is done for several depths of
+adaptation.
 
-- ``coral``: one worker process a core with one thread each, batches bucketed by length.
+- ``coral``: one worker process a core with one thread each, batches bucketed by length; what lies
+  below the adapters is computed once for all genomes, and doing so is on the clock.
+- ``nothing shared``: the same without that.
 - ``hugging face``: one genome after another in one process that uses every core, random batches
   padded by ``DataCollatorWithPadding``. It has its best plain settings: no pinned memory, no loader
   processes, no evaluation, logging or saving on the way, and the base model's own dropout off, as
   in Coral. ``--hf-dropout`` turns that on, ``--hf-group-by-length`` buckets its batches.
 
-The sides take turns in changing order. Run it on a quiet machine all the same: threads that
-wait for each other suffer more from strangers than processes do, which flatters Coral::
+The sides take turns in changing order, in new processes each. Run it on a quiet machine all the
+same: threads that wait for each other suffer more from strangers than processes do, which flatters
+Coral::
 
     python scripts/bench_throughput.py --repeats 3 --json throughput.json
 """
@@ -81,6 +85,7 @@ class Side:
     factory: str
     workers: int
     threads: int
+    shares: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +106,11 @@ class Measurement:
     peak_memory_bytes: int
 
 
-def genomes(count: int, sequence_len: int) -> list[TrainingPlan]:
-    """Return plans of different rank and learning rate that adapt every linear map."""
+def genomes(count: int, layers: str, sequence_len: int) -> list[TrainingPlan]:
+    """Return plans of different rank and learning rate that adapt all linear maps of ``layers``."""
     shared = {
         "adapter.scaling": 1.0,
-        "adapter.layers": "all",
+        "adapter.layers": layers,
         "schedule.head_lr_multiplier": 3.0,
         "schedule.batch_size": BATCH_SIZE,
         "encoding.sequence_len": sequence_len,
@@ -165,7 +170,15 @@ class HuggingFaceTrainer:
                 optimizer = build_optimizer(encoder, job.plan.schedule)
                 self._train_encoder(job, encoder, optimizer, steps)
                 position = checkpoint.Position(
-                    plan=plan, model=self.base.digest, stage=0, step=steps, teraflops=0.0
+                    plan=plan,
+                    model=self.base.digest,
+                    heads={TASK: self.classes},
+                    scaling=job.plan.adapter.scaling,
+                    stage=0,
+                    step=steps,
+                    cumulative_steps=steps,
+                    teraflops=0.0,
+                    seen=(),
                 )
                 address = store.put(checkpoint.dump(encoder, optimizer, position))
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * memory_unit
@@ -188,7 +201,7 @@ class HuggingFaceTrainer:
         trainer = transformers.Trainer(
             model=classifier(encoder),
             args=transformers.TrainingArguments(
-                output_dir=str(self.cache.root / "hugging-face"),
+                output_dir=f"{self.cache.root}/hugging-face",
                 max_steps=steps,
                 per_device_train_batch_size=plan.batch_size,
                 max_grad_norm=plan.gradient_clip,
@@ -271,7 +284,7 @@ def build_warm(
     trainer = build(payload, device=device, report=report)
     for outcome in trainer.train([payload["warm_up"]]):
         checked(outcome)
-    report(Progress(trial=READY, stage=0, step=0, end_step=0, loss=0.0))
+    report(Progress(key="", trial=READY, stage="", step=0, end_step=0, loss=0.0))
     return trainer
 
 
@@ -288,7 +301,7 @@ def warm_workers(side: Side, payload: Mapping[str, Any]) -> Iterator[PoolExecuto
     ready = Semaphore(0)
     with PoolExecutor(
         f"{Path(__file__).stem}:build_warm",
-        {**payload, "factory": side.factory},
+        {**payload, "factory": side.factory, "share_prefixes": side.shares, "prefix_bytes": None},
         workers=side.workers,
         threads_per_worker=side.threads,
         on_progress=lambda progress: ready.release() if progress.trial == READY else None,
@@ -329,20 +342,26 @@ def speed_ratios(coral: Sequence[Measurement], other: Sequence[Measurement]) -> 
     return [(a.examples / a.seconds) / (b.examples / b.seconds) for a, b in pairs]
 
 
-def results_table(sides: Sequence[Side], results: Mapping[str, Sequence[Measurement]]) -> Table:
+def results_table(
+    sides: Sequence[Side], results: Mapping[tuple[str, str], Sequence[Measurement]]
+) -> Table:
     """Return medians: of speed over repeats, of quality over genomes."""
-    table = Table("side", box=SIMPLE_HEAD, show_edge=False, padding=0)
-    titles = ("workers\nx threads", "examples\n/s", "seconds", "steps")
+    table = Table("layers", "side", box=SIMPLE_HEAD, show_edge=False, padding=0)
+    titles = ("workers\nx threads", "examples\n/s", "seconds", "steps", "times\nthe last")
     for title in (*titles, "median\nauroc", "accu-\nracy", "log\nloss", "MB per\nprocess"):
         table.add_column(title, justify="right", vertical="bottom")
-    for side in sides:
-        repeats = results[side.name]
+    by_name = {side.name: side for side in sides}
+    for (layers, name), repeats in results.items():
+        side = by_name[name]
+        ratios = speed_ratios(repeats, results[layers, sides[-1].name])
         table.add_row(
-            side.name,
+            layers,
+            name,
             f"{side.workers} x {side.threads}",
             f"{median(r.examples / r.seconds for r in repeats):.1f}",
             f"{median(r.seconds for r in repeats):.1f}",
             str(repeats[0].optimizer_steps),
+            f"{median(ratios):.2f}",
             *(f"{median(repeats[0].metrics[metric]):.4f}" for metric in METRICS),
             f"{max(r.peak_memory_bytes for r in repeats) / 1e6:.0f}",
         )
@@ -350,41 +369,51 @@ def results_table(sides: Sequence[Side], results: Mapping[str, Sequence[Measurem
 
 
 def take_turns(
-    sides: Sequence[Side], jobs: Sequence[TrainingJob], repeats: int, settings: Mapping[str, Any]
-) -> tuple[dict[str, list[Measurement]], dict[str, float]]:
-    """Start both sides, then let them train in changing order.
+    sides: Sequence[Side],
+    jobs: Mapping[str, Sequence[TrainingJob]],
+    repeats: int,
+    settings: Mapping[str, Any],
+) -> dict[tuple[str, str], list[Measurement]]:
+    """Let the sides train in changing order, each time in new processes.
+
+    Args:
+        jobs: by the layers that they adapt.
 
     Returns:
-        Each side's measurements, and the seconds that it took to start.
+        By layers and side's name, the measurements.
     """
     corpus = cache_location().tasks
     corpus.mkdir(parents=True, exist_ok=True)
-    screen = Console(stderr=True)
-    results: dict[str, list[Measurement]] = {side.name: [] for side in sides}
-    start_seconds: dict[str, float] = {}
-    executors: dict[str, PoolExecutor] = {}
+    results: dict[tuple[str, str], list[Measurement]] = {
+        (layers, side.name): [] for layers in jobs for side in sides
+    }
+    turns = [
+        (layers, side)
+        for i in range(repeats)
+        for layers in jobs
+        for side in (sides if i % 2 == 0 else sides[::-1])
+    ]
+    first = next(iter(jobs.values()))[0]
+    payload = {**settings, "warm_up": with_stage(first, epoch_budget=1e-6)}
     with TemporaryDirectory(dir=corpus.parent) as folder, ExitStack() as stack:
-        # A cache of its own that shares the corpus: here every checkpoint is really written.
+        # A cache of its own that shares the corpus: here all is really computed and written.
         cache = CachePaths(str(Path(folder).resolve()))
         cache.tasks.symlink_to(corpus.resolve())
-        warm_up = with_stage(jobs[0], epoch_budget=1e-6)
-        places = {"cache_root": cache.root, "checkpoints": cache.checkpoints}
-        payload = {**settings, **places, "warm_up": warm_up}
-        for side in track(sides, "starting", console=screen):
-            began = time.perf_counter()
-            executors[side.name] = stack.enter_context(warm_workers(side, payload))
-            start_seconds[side.name] = time.perf_counter() - began
-        turns = [side for i in range(repeats) for side in (sides if i % 2 == 0 else sides[::-1])]
-        for side in track(turns, "training", console=screen):
+        payload |= {"cache_root": cache.root, "checkpoints": cache.checkpoints}
+        scorer = stack.enter_context(warm_workers(replace(sides[0], shares=False), payload))
+        for layers, side in track(turns, "training", console=Console(stderr=True)):
             shutil.rmtree(cache.checkpoints, ignore_errors=True)
-            results[side.name].append(measure(executors[side.name], executors["coral"], jobs))
-    return results, start_seconds
+            shutil.rmtree(cache.prefixes, ignore_errors=True)
+            with warm_workers(side, payload) as executor:
+                results[layers, side.name].append(measure(executor, scorer, jobs[layers]))
+    return results
 
 
 def main(
     context: typer.Context,
-    count: Annotated[int, typer.Option("--genomes", min=1)] = 4,
-    train_examples: Annotated[int, typer.Option(min=BATCH_SIZE)] = 4000,
+    count: Annotated[int, typer.Option("--genomes", min=1)] = 8,
+    layers: Annotated[str, typer.Option(help="Depths of adaptation.")] = "all,top-3,top-1",
+    train_examples: Annotated[int, typer.Option(min=BATCH_SIZE)] = 1500,
     epochs: Annotated[float, typer.Option(min=0.001)] = 1.0,
     sequence_len: Annotated[int, typer.Option(min=4)] = 32,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -396,8 +425,10 @@ def main(
     """Measure training throughput: Coral against the Hugging Face Trainer with PEFT, on the CPU."""
     cores = os.cpu_count() or 1
     load_average = os.getloadavg()[0]
+    workers = min(cores, count)
     sides = (
-        Side(name="coral", factory=CORAL, workers=min(cores, count), threads=1),
+        Side(name="coral", factory=CORAL, workers=workers, threads=1, shares=True),
+        Side(name="nothing shared", factory=CORAL, workers=workers, threads=1),
         Side(name="hugging face", factory=HUGGING_FACE, workers=1, threads=cores),
     )
     settings = {
@@ -408,18 +439,14 @@ def main(
         "hf_group_by_length": hf_group_by_length,
         "hf_dropout": hf_dropout,
     }
-    jobs = training_jobs(genomes(count, sequence_len), epochs, seed)
-    results, start_seconds = take_turns(sides, jobs, repeats, settings)
-    ratios = speed_ratios(*(results[side.name] for side in sides))
+    jobs = {
+        each: training_jobs(genomes(count, each, sequence_len), epochs, seed)
+        for each in layers.split(",")
+    }
+    results = take_turns(sides, jobs, repeats, settings)
     console = Console()
     console.print(results_table(sides, results))
-    console.print(
-        f"coral / hugging face: {median(ratios):.2f} times the examples a second"
-        f" (range {min(ratios):.2f} to {max(ratios):.2f}, repeats: {repeats})"
-    )
-    starts = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in start_seconds.items())
-    console.print(f"start-up, not counted above: {starts}")
-    console.print(f"load average of the machine before: {load_average:.2f}")
+    console.print(f"repeats: {repeats}; load average of the machine before: {load_average:.2f}")
     if json is not None:
         facts = {
             "options": {k: v for k, v in context.params.items() if k != "json"},
@@ -429,9 +456,7 @@ def main(
                 "load_average_before": load_average,
             },
             "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
-            "start_seconds": start_seconds,
-            "results": {name: [asdict(r) for r in rs] for name, rs in results.items()},
-            "ratios": ratios,
+            "results": {" ".join(key): [asdict(r) for r in rs] for key, rs in results.items()},
         }
         write_json_durably(json, facts)
 

@@ -187,9 +187,16 @@ def _bytes_in(folder: Path) -> int:
 
 
 def _mapped(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
-    """Map a file of zeros, or of what processes have written to it, into memory."""
+    """Map a file of zeros, or of what processes have written to it, into memory.
+
+    Raises:
+        OSError: the disk has no room for it. To find out only while writing would end the process.
+    """
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     with path.open("ab") as file:
-        file.truncate(int(np.prod(shape)) * np.dtype(dtype).itemsize)
+        if hasattr(os, "posix_fallocate"):  # macOS lacks it
+            os.posix_fallocate(file.fileno(), 0, size)
+        file.truncate(size)
     return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
 
 
@@ -207,12 +214,12 @@ class Entrance:
     @contextmanager
     def used_for(self, texts: TokenizedTexts, rows: Indices) -> Iterator[None]:
         """Let the base's forward passes over some texts begin here."""
-        if self.prefixes is None or not self.cut:
+        shared = self.prefixes
+        if shared is None or not self.cut or (known := shared.of(texts, self.cut)) is None:
             yield
             return
-        with entering(
-            self.prefixes.base.stack, self.cut, self.prefixes.hidden(texts, rows, self.cut)
-        ):
+        hidden = known.hidden(rows).to(shared.base.device)
+        with entering(shared.base.stack, self.cut, hidden):
             yield
 
 
@@ -231,7 +238,7 @@ class Prefixes:
         self.base = base
         self._folder = folder
         self._most_bytes = most_bytes
-        self._prefixes: dict[tuple[str, int], Prefix] = {}
+        self._prefixes: dict[tuple[str, int], Prefix | None] = {}
         self._exact: dict[int, bool] = {}
 
     def entrance(self, lowest: int, allowed: Collection[int] | None = None) -> Entrance:
@@ -248,25 +255,28 @@ class Prefixes:
             self._exact[cut] = cut > 0 and self._gives_the_same(cut)
         return Entrance(cut=cut if self._exact[cut] else 0, prefixes=self)
 
-    def hidden(self, texts: TokenizedTexts, rows: Indices, cut: int) -> Tensor:
-        """Return what enters layer ``cut``, ``(rows, longest, hidden)``."""
-        return self._prefix(texts, cut).hidden(rows).to(self.base.device)
-
-    def _prefix(self, texts: TokenizedTexts, cut: int) -> Prefix:
+    def of(self, texts: TokenizedTexts, cut: int) -> Prefix | None:
+        """Return what enters layer ``cut`` for some texts; None if the disk has no room for it."""
         key = (texts.digest, cut)
         if key not in self._prefixes:
-            name = hashlib.sha256(
-                f"{self.base.digest} {self.base.device.type} {torch.__version__}"
-                f" {texts.digest} {cut}".encode()
-            ).hexdigest()
-            self._make_room(len(texts.ids) * self.base.hidden_size * 4, name)
-            self._prefixes[key] = Prefix(
-                texts,
-                self._folder / name,
-                lambda rows: self._computed(texts, rows, cut),
-                self.base.hidden_size,
-            )
+            try:
+                self._prefixes[key] = self._opened(texts, cut)
+            except OSError:
+                self._prefixes[key] = None
         return self._prefixes[key]
+
+    def _opened(self, texts: TokenizedTexts, cut: int) -> Prefix:
+        name = hashlib.sha256(
+            f"{self.base.digest} {self.base.device.type} {torch.__version__}"
+            f" {texts.digest} {cut}".encode()
+        ).hexdigest()
+        self._make_room(len(texts.ids) * self.base.hidden_size * 4, name)
+        return Prefix(
+            texts,
+            self._folder / name,
+            lambda rows: self._computed(texts, rows, cut),
+            self.base.hidden_size,
+        )
 
     def _make_room(self, size: int, name: str) -> None:
         """Remove what was not used for longest; other processes keep what they have open."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -48,6 +49,14 @@ def vectors_and_gradients(
     encoder.heads["one"](vectors).square().sum().backward()
     gradients = [p.grad for p in encoder.parameters_by_name().values() if p.grad is not None]
     return [vectors.detach(), *gradients]
+
+
+def known(
+    prefixes: Prefixes, texts: TokenizedTexts, rows: np.ndarray[Any, Any], cut: int
+) -> Tensor:
+    found = prefixes.of(texts, cut)
+    assert found is not None
+    return found.hidden(rows)
 
 
 @pytest.fixture(scope="module")
@@ -153,45 +162,45 @@ class TestFiles:
         tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        first = Prefixes(base, tmp_path).hidden(texts, self.ROWS, 2)
+        first = known(Prefixes(base, tmp_path), texts, self.ROWS, 2)
 
         def fail(*_: object) -> Tensor:
             raise AssertionError("computed again")
 
         monkeypatch.setattr(Prefixes, "_compute", fail)
-        assert torch.equal(Prefixes(base, tmp_path).hidden(texts, self.ROWS, 2), first)
+        assert torch.equal(known(Prefixes(base, tmp_path), texts, self.ROWS, 2), first)
         with pytest.raises(AssertionError, match="computed again"):
-            Prefixes(base, tmp_path).hidden(texts, np.array([1]), 2)
+            known(Prefixes(base, tmp_path), texts, np.array([1]), 2)
 
     def test_a_damaged_block_is_computed_again(
         self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
     ) -> None:
-        expected = Prefixes(base, tmp_path).hidden(texts, self.ROWS, 2)
+        expected = known(Prefixes(base, tmp_path), texts, self.ROWS, 2)
         (file,) = tmp_path.glob("*/hidden.f32")
         content = bytearray(file.read_bytes())
         content[:64] = bytes(64)
         content[-64:] = b"\x7f" * 64
         file.write_bytes(content)
-        assert torch.equal(Prefixes(base, tmp_path).hidden(texts, self.ROWS, 2), expected)
+        assert torch.equal(known(Prefixes(base, tmp_path), texts, self.ROWS, 2), expected)
 
     def test_who_else_needs_which_texts_first_changes_no_bit(
         self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
     ) -> None:
-        alone = Prefixes(base, tmp_path / "a").hidden(texts, self.ROWS, 2)
+        alone = known(Prefixes(base, tmp_path / "a"), texts, self.ROWS, 2)
         others = Prefixes(base, tmp_path / "b")
         for row in (2, 1, 4, 0, 3):
-            others.hidden(texts, np.array([row]), 2)
+            known(others, texts, np.array([row]), 2)
         from_below = Prefixes(base, tmp_path / "c")
-        from_below.hidden(texts, self.ROWS, 1)
-        assert torch.equal(others.hidden(texts, self.ROWS, 2), alone)
-        assert torch.equal(from_below.hidden(texts, self.ROWS, 2), alone)
+        known(from_below, texts, self.ROWS, 1)
+        assert torch.equal(known(others, texts, self.ROWS, 2), alone)
+        assert torch.equal(known(from_below, texts, self.ROWS, 2), alone)
 
     def test_other_texts_and_another_base_have_files_of_their_own(
         self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
     ) -> None:
-        Prefixes(base, tmp_path).hidden(texts, self.ROWS, 2)
-        Prefixes(base, tmp_path).hidden(texts_of(base, (3, 9)), np.array([0]), 2)
-        Prefixes(replace(base, digest="other"), tmp_path).hidden(texts, self.ROWS, 2)
+        known(Prefixes(base, tmp_path), texts, self.ROWS, 2)
+        known(Prefixes(base, tmp_path), texts_of(base, (3, 9)), np.array([0]), 2)
+        known(Prefixes(replace(base, digest="other"), tmp_path), texts, self.ROWS, 2)
         assert len(list(tmp_path.iterdir())) == 3
 
     def test_what_was_not_used_for_longest_makes_room(
@@ -201,16 +210,34 @@ class TestFiles:
         prefixes = Prefixes(base, tmp_path, most_bytes=2 * each + 100)
         seen = []
         for cut in (1, 2):
-            prefixes.hidden(texts, self.ROWS, cut)
+            known(prefixes, texts, self.ROWS, cut)
             seen.append({folder.name for folder in tmp_path.iterdir()})
         for age, (name,) in enumerate((seen[0], seen[1] - seen[0])):
             os.utime(tmp_path / name, (age, age))
         other = texts_of(base, (*self.TEXTS[1:], self.TEXTS[0]))
-        Prefixes(base, tmp_path, most_bytes=2 * each + 100).hidden(other, self.ROWS, 1)
+        known(Prefixes(base, tmp_path, most_bytes=2 * each + 100), other, self.ROWS, 1)
         left = {folder.name for folder in tmp_path.iterdir()}
         assert len(left) == 2
         assert left & seen[1] == seen[1] - seen[0]
-        assert prefixes.hidden(texts, self.ROWS, 1).any()  # what is open stays usable
+        assert known(prefixes, texts, self.ROWS, 1).any()  # what is open stays usable
+
+    def test_on_a_full_disk_all_is_computed_as_before(
+        self,
+        base: BaseModel,
+        texts: TokenizedTexts,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+        top = plan({"adapter.layers": "top-1"})
+        found = []
+        for prefixes in (None, Prefixes(base, tmp_path)):
+            with adapted(base, top, HEADS, SEED, prefixes=prefixes) as encoder:
+                found.append(encoder.encode_texts(texts, self.ROWS))
+        assert torch.equal(*found)
 
 
 class TestWhatCannotBeEntered:

@@ -90,6 +90,7 @@ class Regime:
                     "epoch_budget": epochs,
                     "data_percentage": share,
                     "survival_rate": survival,
+                    "evaluation_percentage": 100 if i == len(self.ladder) - 1 else 50,
                 }
                 for i, (epochs, share, survival) in enumerate(self.ladder)
             ],

@@ -1,9 +1,9 @@
-"""Where the base is entered with known activations, when not all of them fit on the disk."""
+"""Where forward passes begin: what lies below adapters is known, as far as it fits on the disk."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from coral.flops import lowest_layer
 from coral.plan import TrainingPlan, adapted_modules
@@ -26,21 +26,37 @@ def entrances(
     """
     if most_bytes is None or not survey.shares_prefixes:
         return None
+    room = int(most_bytes // max(1.0, bytes_before_layer(survey)))
+    if room >= survey.depth - 1:
+        return None
+    lowest = Counter(_lowest(plan, survey) for plan in plans)
+    return most_useful({layer: count for layer, count in lowest.items() if layer}, room)
+
+
+def entrance(plan: TrainingPlan, survey: Survey, kept: Container[int] | None = None) -> int:
+    """Return the first layer that training and evaluating a plan computes.
+
+    Args:
+        kept: layers before which activations are kept; None for any.
+    """
+    if not survey.shares_prefixes:
+        return 0
+    below = range(1, _lowest(plan, survey) + 1)
+    return max((layer for layer in below if kept is None or layer in kept), default=0)
+
+
+def bytes_before_layer(survey: Survey) -> float:
+    """Return what the activations of all examples take before one layer."""
     examples = sum(
         task.train_examples + task.validation_examples + task.test_examples for task in survey.tasks
     )
-    each = max(1.0, examples * survey.mean_tokens * survey.hidden_size * BYTES_PER_FEATURE)
-    room = int(most_bytes // each)
-    if room >= survey.depth - 1:
-        return None
+    return examples * survey.mean_tokens * survey.hidden_size * BYTES_PER_FEATURE
+
+
+def _lowest(plan: TrainingPlan, survey: Survey) -> int:
     names = [(module.name, module.layer) for module in survey.linear_modules]
-    lowest = Counter(
-        lowest_layer(
-            frozenset(adapted_modules(plan.adapter, names, survey.depth)), survey.linear_modules
-        )
-        for plan in plans
-    )
-    return most_useful({layer: count for layer, count in lowest.items() if layer}, room)
+    adapted = frozenset(adapted_modules(plan.adapter, names, survey.depth))
+    return lowest_layer(adapted, survey.linear_modules)
 
 
 def most_useful(lowest: dict[int, int], room: int) -> tuple[int, ...]:

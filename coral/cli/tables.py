@@ -365,12 +365,20 @@ def print_forecast(facts: Facts, console: Console) -> None:
         f" {facts['examples_per_second_per_worker']:.0f} examples/s on each of {facts['workers']}"
         f" {kind} workers, about {duration(facts['wall_seconds'])}{virtual}"
     )
+    console.print(_operations(facts))
     console.print(
         f"memory  {size(facts['peak_memory_bytes_per_worker'])} a worker,"
         f" {size(facts['peak_memory_bytes'])} in all; disk  up to {size(facts['disk_bytes'])}"
     )
     if simulation and simulation["expected_agreement"]:
         console.print(_expected_agreement(simulation["expected_agreement"]))
+
+
+def _operations(facts: Facts) -> str:
+    """How much an average genome of the first generation computes."""
+    told = f"a first genome computes {facts['operations_of_default']:.0%} of what the default does"
+    layers = ", ".join(str(layer) for layer in facts["shared_before_layers"])
+    return f"{told}; shared: what enters layer {layers}" if layers else told
 
 
 def _expected_agreement(agreement: dict[str, float | None]) -> Text:

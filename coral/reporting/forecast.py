@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import mean
 
+from coral.evolution import EvolutionState, breed
 from coral.fidelity import Stage, entrants_by_stage, ladder_share, ladder_steps
+from coral.flops import step_cost
+from coral.plan import TrainingPlan
 from coral.ports import Survey
 from coral.records import Outcome
 from coral.reporting.facts import Facts, mode_facts
 from coral.settings import RunSpec
+from coral.sharing import bytes_before_layer, entrance, entrances
 
 BYTES_PER_PARAMETER = 12
 """A checkpoint holds a float32 weight and AdamW's two moments."""
@@ -43,10 +48,17 @@ def forecast(spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: 
     train_rate = min(p.cost.examples / max(p.cost.train_seconds, 1e-9) for p in probes)
     scored = validation * 0.1
     evaluation_rate = min(scored / max(p.cost.evaluation_seconds, 1e-9) for p in probes)
+    plans = [
+        spec.plan_of(candidate)
+        for candidate in breed(EvolutionState(train_examples=survey.train_examples), spec)
+    ]
+    kept = entrances(plans, survey, spec.prefix_bytes)
+    cost = _relative_cost(spec.training, plans, kept, survey)
+    shared = {entrance(plan, survey, kept) for plan in plans} - {0}
     rows, seconds = [], 0.0
     for i, stage in enumerate(spec.training_stages):
         steps = ends[i + 1] - ends[i]
-        train_seconds = steps * batch_size / train_rate
+        train_seconds = cost * steps * batch_size / train_rate
         evaluation_seconds = validation * stage.evaluation_percentage / 100 / evaluation_rate
         rounds = -(-entrants[i] // workers)
         seconds += generations * rounds * (train_seconds + evaluation_seconds)
@@ -79,7 +91,32 @@ def forecast(spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: 
         "examples_per_second_per_worker": train_rate,
         "peak_memory_bytes_per_worker": memory,
         "peak_memory_bytes": memory * workers,
+        "operations_of_default": cost,
+        "shared_before_layers": sorted(shared),
         "disk_bytes": population
         * generations
-        * (parameters * BYTES_PER_PARAMETER + SQLITE_BYTES_PER_OUTCOME),
+        * (parameters * BYTES_PER_PARAMETER + SQLITE_BYTES_PER_OUTCOME)
+        + len(shared) * bytes_before_layer(survey),
     }
+
+
+def _relative_cost(
+    default: TrainingPlan,
+    plans: Sequence[TrainingPlan],
+    kept: tuple[int, ...] | None,
+    survey: Survey,
+) -> float:
+    """Return the mean operations of training an example, as a share of the default recipe's."""
+    length = min(survey.mean_tokens, default.encoding.sequence_len)
+
+    def operations(plan: TrainingPlan) -> float:
+        cost = step_cost(
+            plan.adapter,
+            survey.linear_modules,
+            survey.depth,
+            survey.hidden_size,
+            first_layer=entrance(plan, survey, kept),
+        )
+        return cost.teraflops(1, round(length))
+
+    return mean(map(operations, plans)) / operations(default)

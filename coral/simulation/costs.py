@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
-from coral.flops import StepCost, lowest_layer, step_cost
-from coral.plan import TrainingPlan, adapted_modules
+from coral.flops import StepCost, step_cost
+from coral.plan import TrainingPlan
 from coral.ports import Survey
 from coral.records import Cost
+from coral.sharing import entrance
 from coral.simulation.profile import CostProfile, ModelShape
 from coral.simulation.survey import hidden_size
 
@@ -39,7 +40,7 @@ def evaluation_seconds(
 ) -> float:
     """Return how long a forward pass over some examples takes."""
     length = mean_length(survey.mean_tokens, plan.encoding.sequence_len)
-    first = _first_layer(survey, plan)
+    first = entrance(plan, survey)
     inside = [m for m in survey.linear_modules if m.layer is not None and m.layer >= first]
     per_token = sum(2 * m.in_features * m.out_features for m in inside)
     per_pair = 4 * hidden_size(shape) * (survey.depth - first)
@@ -71,13 +72,5 @@ def _operations(survey: Survey, shape: ModelShape, plan: TrainingPlan) -> StepCo
         survey.linear_modules,
         survey.depth,
         hidden_size(shape),
-        first_layer=_first_layer(survey, plan),
+        first_layer=entrance(plan, survey),
     )
-
-
-def _first_layer(survey: Survey, plan: TrainingPlan) -> int:
-    """Return the first layer that is computed: what enters it is shared, if the run shares it."""
-    if not survey.shares_prefixes:
-        return 0
-    names = [(module.name, module.layer) for module in survey.linear_modules]
-    return lowest_layer(adapted_modules(plan.adapter, names, survey.depth), survey.linear_modules)

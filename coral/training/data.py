@@ -50,6 +50,27 @@ class TokenizedTexts:
         return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
 
+def batched_by_length(lengths: Indices, most_tokens: int) -> list[Indices]:
+    """Cut texts, the shortest first, into batches of few padded tokens, one text at least.
+
+    Args:
+        lengths: ``(n,)`` tokens of each text.
+        most_tokens: of a batch, padding included.
+
+    Returns:
+        Positions of texts, batch by batch.
+    """
+    order = np.argsort(lengths, kind="stable")
+    batches: list[Indices] = []
+    start = 0
+    while start < len(order):
+        window = lengths[order[start : start + most_tokens]]
+        fits = int((np.arange(1, len(window) + 1) * window <= most_tokens).sum())
+        batches.append(order[start : start + max(1, fits)])
+        start += len(batches[-1])
+    return batches
+
+
 def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: tuple[str, ...], sequence_len: int
 ) -> TokenizedTexts:

@@ -12,7 +12,7 @@ from coral.errors import TaskError
 from coral.ports import Task
 from coral.records import Interval
 from coral.rng import stream
-from coral.training.data import EvaluationSet
+from coral.training.data import EvaluationSet, batched_by_length
 from coral.training.encoder import MultiTaskEncoder
 from coral.training.failures import DivergedError
 from coral.training.loop import autocast
@@ -33,17 +33,14 @@ def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Pro
     """
     texts = examples.texts
     device = next(encoder.heads.parameters()).device
-    order = np.argsort(texts.lengths, kind="stable")
-    sorted_lengths = texts.lengths[order]
+    batches = batched_by_length(texts.lengths, TOKENS_IN_BATCH)
+    order = torch.from_numpy(np.argsort(np.concatenate(batches))).to(device)
     vectors: list[torch.Tensor] = []
     with torch.inference_mode(), encoder.merged():
-        start = 0
-        while start < len(order):
-            rows = order[start : start + _batch_size(sorted_lengths, start)]
+        for rows in batches:
             with autocast(device):
                 vectors.append(encoder.encode_texts(texts, rows))
-            start += len(rows)
-        encoded = torch.cat(vectors)[torch.from_numpy(np.argsort(order)).to(device)]
+        encoded = torch.cat(vectors)[order]
         probabilities = {
             task: encoder.heads[task](encoded[torch.from_numpy(rows).to(device)])
             .double()
@@ -55,13 +52,6 @@ def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Pro
     if not all(np.isfinite(values).all() for values in probabilities.values()):
         raise DivergedError("predicted probabilities must be finite; they were not")
     return probabilities
-
-
-def _batch_size(sorted_lengths: NDArray[np.int64], start: int) -> int:
-    """Return how many of the next texts fit, one at least, given that lengths only grow."""
-    window = sorted_lengths[start : start + TOKENS_IN_BATCH]
-    fits = (np.arange(1, len(window) + 1) * window) <= TOKENS_IN_BATCH
-    return max(1, int(fits.sum()))
 
 
 def score_task(

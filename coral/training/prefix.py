@@ -25,10 +25,10 @@ from torch import Tensor, nn
 
 from coral.training.base import BaseModel
 from coral.training.batches import Indices
-from coral.training.data import TokenizedTexts
+from coral.training.data import TokenizedTexts, batched_by_length
 
 BLOCK_TOKENS = 4096
-"""Tokens of a block at most, padding included, unless one text is longer."""
+"""Tokens of a block at most, padding included, unless one text is longer than that."""
 
 TOLERANCE = 1e-5
 """How far the last hidden states may differ, relative to their largest, for a base to be shared."""
@@ -85,35 +85,6 @@ def hidden_before(model: nn.Module, stack: nn.ModuleList, cut: int, **inputs: Te
     return found[0]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Blocks:
-    """How texts are computed together.
-
-    Attributes:
-        of_text: ``(n,)`` block of each text.
-        texts: by block, the texts in it.
-    """
-
-    of_text: Indices
-    texts: tuple[Indices, ...]
-
-
-def _blocks(lengths: Indices) -> _Blocks:
-    """Cut texts, the shortest first, into blocks of about as many tokens."""
-    order = np.argsort(lengths, kind="stable")
-    of_text = np.empty(len(lengths), dtype=np.int64)
-    texts: list[Indices] = []
-    start = 0
-    while start < len(order):
-        window = lengths[order[start : start + BLOCK_TOKENS]]
-        fits = (np.arange(1, len(window) + 1) * window) <= BLOCK_TOKENS
-        members = order[start : start + max(1, int(fits.sum()))]
-        of_text[members] = len(texts)
-        texts.append(members)
-        start += len(members)
-    return _Blocks(of_text=of_text, texts=tuple(texts))
-
-
 class Prefix:
     """What enters one layer, for the texts of one set."""
 
@@ -126,17 +97,20 @@ class Prefix:
         """
         self._texts = texts
         self._compute = compute
-        self._blocks = _blocks(texts.lengths)
-        self._verified = np.zeros(len(self._blocks.texts), dtype=bool)
+        self._blocks = batched_by_length(texts.lengths, BLOCK_TOKENS)
+        self._block_of = np.empty(len(texts.lengths), dtype=np.int64)
+        for number, members in enumerate(self._blocks):
+            self._block_of[members] = number
+        self._verified = np.zeros(len(self._blocks), dtype=bool)
         folder.mkdir(parents=True, exist_ok=True)
         shape = (len(texts.ids), width)
         self._hidden: NDArray[np.float32] = _mapped(folder / "hidden.f32", np.float32, shape)
-        sums = (len(self._blocks.texts), 2)
+        sums = (len(self._blocks), 2)
         self._sums: NDArray[np.uint32] = _mapped(folder / "sums.u32", np.uint32, sums)
 
     def hidden(self, rows: Indices) -> Tensor:
         """Return ``(rows, longest, width)``, zeros where texts are padded."""
-        self._need(np.unique(self._blocks.of_text[rows]))
+        self._need(np.unique(self._block_of[rows]))
         lengths, starts = self._texts.lengths[rows], self._texts.starts[rows]
         padded = np.zeros((len(rows), int(lengths.max()), self._hidden.shape[1]), np.float32)
         for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
@@ -155,7 +129,7 @@ class Prefix:
         return bool(present) and self._sum(block) == int(expected)
 
     def _fill(self, block: int) -> None:
-        rows = self._blocks.texts[block]
+        rows = self._blocks[block]
         hidden = self._compute(rows).float().cpu().numpy()
         for text, own in zip(rows, hidden, strict=True):
             start, end = self._texts.starts[text], self._texts.starts[text + 1]
@@ -164,7 +138,7 @@ class Prefix:
 
     def _sum(self, block: int) -> int:
         total = 0
-        for text in self._blocks.texts[block]:
+        for text in self._blocks[block]:
             start, end = self._texts.starts[text], self._texts.starts[text + 1]
             total = zlib.crc32(self._hidden[start:end].tobytes(), total)
         return total

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from coral.fidelity import check_ladder
-from coral.ports import Survey, TaskSurvey
+from coral.genome import ChoiceGene
+from coral.ports import LinearModule, Survey, TaskSurvey
 from coral.records import Cost, Outcome
 from coral.reporting import forecast, probe_ladder
 from tests.reporting.runs import SIMULATED, SPEC
@@ -13,8 +16,12 @@ from tests.reporting.runs import SIMULATED, SPEC
 SURVEY = Survey(
     model_digest="m",
     data_digest="d",
-    depth=1,
-    linear_modules=(),
+    depth=2,
+    linear_modules=tuple(
+        LinearModule(name=f"layer.{i}.{name}", layer=i, in_features=8, out_features=8)
+        for i in range(2)
+        for name in ("query", "value")
+    ),
     tasks=(
         TaskSurvey(
             name="origin",
@@ -28,6 +35,7 @@ SURVEY = Survey(
     ),
     device="cpu",
     mean_tokens=8.0,
+    hidden_size=8,
 )
 PROBE = Outcome(
     key="probe",
@@ -45,8 +53,10 @@ def test_a_forecast_adds_up_the_ladder() -> None:
     assert (facts["optimizer_steps"], facts["naive_optimizer_steps"]) == (30, 40)
     assert facts["share_of_naive"] == 0.75
     # 40 examples/s: 80 examples take 2 s; 100 to validate at 20/s take 5 s; 2 rounds, then 1.
-    assert [row["seconds"] for row in facts["stages"]] == pytest.approx([14.0, 7.0])
-    assert facts["wall_seconds"] == pytest.approx(21.0)
+    cost = facts["operations_of_default"]
+    seconds = [2 * (2 * cost + 5), 2 * cost + 5]
+    assert [row["seconds"] for row in facts["stages"]] == pytest.approx(seconds)
+    assert facts["wall_seconds"] == pytest.approx(sum(seconds))
     assert facts["peak_memory_bytes"] == 20
 
 
@@ -57,8 +67,20 @@ def test_a_forecast_says_whether_it_is_of_a_simulated_run() -> None:
 
 
 def test_a_round_that_is_not_full_takes_as_long_as_a_full_one() -> None:
-    facts = forecast(SPEC, SURVEY, [PROBE] * 3, workers=3)
-    assert [row["seconds"] for row in facts["stages"]] == pytest.approx([14.0, 7.0])
+    full, fuller = (forecast(SPEC, SURVEY, [PROBE] * n, workers=n)["stages"] for n in (2, 3))
+    assert [row["seconds"] for row in fuller] == [row["seconds"] for row in full]
+
+
+def test_what_is_shared_takes_room_instead_of_time() -> None:
+    gene = ChoiceGene(path="adapter.layers", options=("all", "top-1"))
+    spec = replace(SPEC, space=replace(SPEC.space, genes=(gene,)))
+    alone = forecast(spec, SURVEY, [PROBE], workers=1)
+    shared = forecast(spec, replace(SURVEY, shares_prefixes=True), [PROBE], workers=1)
+    assert (alone["shared_before_layers"], shared["shared_before_layers"]) == ([], [1])
+    assert shared["operations_of_default"] < alone["operations_of_default"]
+    assert shared["wall_seconds"] < alone["wall_seconds"]
+    # 270 examples of 8 tokens, each with 8 features of 4 bytes.
+    assert shared["disk_bytes"] == alone["disk_bytes"] + 270 * 8 * 8 * 4
 
 
 def test_the_slowest_worker_decides() -> None:

@@ -94,7 +94,7 @@ class Measurement:
 
     Attributes:
         seconds: from handing over the first job to the end of the last one.
-        optimizer_steps, examples: over all genomes.
+        optimizer_steps, examples, teraflops: over all genomes; operations of Coral alone.
         metrics: one validation value a genome.
         peak_memory_bytes: of the largest process so far.
     """
@@ -102,6 +102,7 @@ class Measurement:
     seconds: float
     optimizer_steps: int
     examples: int
+    teraflops: float
     metrics: Mapping[str, Sequence[float]]
     peak_memory_bytes: int
 
@@ -331,6 +332,7 @@ def measure(
         seconds=seconds,
         optimizer_steps=cost.optimizer_steps,
         examples=cost.examples,
+        teraflops=cost.teraflops,
         metrics={m: [scored[job.key].metrics[f"{TASK}.{m}"] for job in jobs] for m in METRICS},
         peak_memory_bytes=max(outcome.peak_memory_bytes for outcome in trained.values()),
     )
@@ -342,18 +344,46 @@ def speed_ratios(coral: Sequence[Measurement], other: Sequence[Measurement]) -> 
     return [(a.examples / a.seconds) / (b.examples / b.seconds) for a, b in pairs]
 
 
+def matrix_rate(seconds: float = 2.0) -> float:
+    """Return 1e12 operations a second of one thread that multiplies matrices of such a model."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    tokens, weights = torch.randn(512, 384), torch.randn(384, 1536)
+    products = 0
+    started = time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < seconds:
+        torch.mm(tokens, weights)
+        products += 1
+    torch.set_num_threads(threads)
+    return products * 2 * 512 * 384 * 1536 / elapsed / 1e12
+
+
 def results_table(
-    sides: Sequence[Side], results: Mapping[tuple[str, str], Sequence[Measurement]]
+    sides: Sequence[Side], results: Mapping[tuple[str, str], Sequence[Measurement]], rate: float
 ) -> Table:
-    """Return medians: of speed over repeats, of quality over genomes."""
+    """Return medians: of speed over repeats, of quality over genomes.
+
+    Args:
+        rate: of one thread, from ``matrix_rate``.
+    """
     table = Table("layers", "side", box=SIMPLE_HEAD, show_edge=False, padding=0)
-    titles = ("workers\nx threads", "examples\n/s", "seconds", "steps", "times\nthe last")
+    titles = (
+        "workers\nx threads",
+        "examples\n/s",
+        "seconds",
+        "steps",
+        "times\nthe last",
+        "of matrix\nrate",
+    )
     for title in (*titles, "median\nauroc", "accu-\nracy", "log\nloss", "MB per\nprocess"):
         table.add_column(title, justify="right", vertical="bottom")
     by_name = {side.name: side for side in sides}
     for (layers, name), repeats in results.items():
         side = by_name[name]
         ratios = speed_ratios(repeats, results[layers, sides[-1].name])
+        used = median(r.teraflops / r.seconds for r in repeats) / rate / side.workers
         table.add_row(
             layers,
             name,
@@ -362,6 +392,7 @@ def results_table(
             f"{median(r.seconds for r in repeats):.1f}",
             str(repeats[0].optimizer_steps),
             f"{median(ratios):.2f}",
+            f"{used:.0%}" if used else "",
             *(f"{median(repeats[0].metrics[metric]):.4f}" for metric in METRICS),
             f"{max(r.peak_memory_bytes for r in repeats) / 1e6:.0f}",
         )
@@ -445,7 +476,9 @@ def main(
     }
     results = take_turns(sides, jobs, repeats, settings)
     console = Console()
-    console.print(results_table(sides, results))
+    rate = matrix_rate()
+    console.print(results_table(sides, results, rate))
+    console.print(f"matrix rate of one thread: {1000 * rate:.0f} GFLOP/s")
     console.print(f"repeats: {repeats}; load average of the machine before: {load_average:.2f}")
     if json is not None:
         facts = {
@@ -454,6 +487,7 @@ def main(
                 "cores": cores,
                 "platform": platform.platform(),
                 "load_average_before": load_average,
+                "matrix_teraflops": rate,
             },
             "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
             "results": {" ".join(key): [asdict(r) for r in rs] for key, rs in results.items()},

@@ -42,7 +42,12 @@ def test_genomes_differ_but_share_batch_size_and_layers(bench: ModuleType) -> No
 def test_the_ratio_compares_speeds_of_the_same_repeat(bench: ModuleType) -> None:
     def took(seconds: float) -> object:
         return bench.Measurement(
-            seconds=seconds, optimizer_steps=1, examples=16, metrics={}, peak_memory_bytes=0
+            seconds=seconds,
+            optimizer_steps=1,
+            examples=16,
+            teraflops=0.0,
+            metrics={},
+            peak_memory_bytes=0,
         )
 
     coral, other = [took(1.0), took(2.0)], [took(2.0), took(8.0)]

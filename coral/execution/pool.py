@@ -64,7 +64,7 @@ class PoolExecutor:
             )
         self._timeout_seconds = trial_timeout_seconds
         self._retries = retries
-        self._jobs_ahead = _JOBS_AHEAD_PER_WORKER * workers
+        self._count = workers
         self._workers = Workers(
             factory,
             payload,
@@ -84,8 +84,15 @@ class PoolExecutor:
         return survey
 
     def score(self, finalists: Sequence[TrainingJob], seed: int) -> tuple[TestScore, ...]:
-        scores: tuple[TestScore, ...] = self._call("score", tuple(finalists), seed)
-        return scores
+        """Score finalists side by side; each worker scores the last one beside its share."""
+        *others, last = finalists
+        count = max(1, min(self._count, len(others)))
+        shares = [others[i::count] for i in range(count)]
+        parts = self._calls("score", [((*share, last), seed) for share in shares])
+        scores: list[TestScore | None] = [None] * len(others)
+        for i, part in enumerate(parts):
+            scores[i::count] = part[:-1]
+        return (*(score for score in scores if score), parts[0][-1])
 
     def export(self, finalist: TrainingJob, folder: Path, card: Mapping[str, Any]) -> None:
         self._call("export", finalist, folder, card)
@@ -111,7 +118,9 @@ class PoolExecutor:
 
         try:
             while True:
-                for job in itertools.islice(source, self._jobs_ahead - len(flights)):
+                for job in itertools.islice(
+                    source, _JOBS_AHEAD_PER_WORKER * self._count - len(flights)
+                ):
                     launch(job, self._retries)
                 if not flights:
                     return
@@ -158,26 +167,50 @@ class PoolExecutor:
                 return failed(job, "plugin", describe(error))
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        """Have any worker call the trainer's ``method``, again if the worker dies of it."""
-        for _ in range(self._retries + 1):
-            ended: SimpleQueue[Task] = SimpleQueue()
-            task = self._workers.schedule(call, method, arguments, ended=ended)
-            try:
-                self._workers.wait(ended)
-            finally:
+        """Have any worker call the trainer's ``method``; see ``_calls``."""
+        (result,) = self._calls(method, [arguments])
+        return result
+
+    def _calls(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Have workers call the trainer's ``method`` side by side; return what they return.
+
+        A call whose worker dies of it is made again.
+
+        Args:
+            calls: arguments.
+        """
+        ended: SimpleQueue[Task] = SimpleQueue()
+        flights: dict[Task, tuple[int, int]] = {}
+        results: list[Any] = [None] * len(calls)
+
+        def launch(number: int, retries: int) -> None:
+            task = self._workers.schedule(call, method, calls[number], ended=ended)
+            flights[task] = number, retries
+
+        try:
+            for number in range(len(calls)):
+                launch(number, self._retries)
+            while flights:
+                task = self._workers.wait(ended)
+                number, retries = flights.pop(task)
+                match task.error:
+                    case None if isinstance(task.value, Raised):
+                        raise task.value.as_error()
+                    case None:
+                        results[number] = task.value
+                    case ProcessExpired() if retries:
+                        launch(number, retries - 1)
+                    case ProcessExpired() as death:
+                        raise WorkersError(
+                            f"{method} must be done by a worker, but killed {self._retries + 1} of"
+                            f" them: {_cause_of_death(death)}"
+                        )
+                    case error:
+                        raise WorkersError(f"{method} can't be sent to a worker: {describe(error)}")
+        finally:
+            for task in flights:
                 self._workers.cancel(task)
-            match task.error:
-                case None if isinstance(task.value, Raised):
-                    raise task.value.as_error()
-                case None:
-                    return task.value
-                case ProcessExpired() as death:
-                    cause = _cause_of_death(death)
-                case error:
-                    raise WorkersError(f"{method} can't be sent to a worker: {describe(error)}")
-        raise WorkersError(
-            f"{method} must be done by a worker, but killed {self._retries + 1} of them: {cause}"
-        )
+        return results
 
 
 def _cause_of_death(death: ProcessExpired) -> str:

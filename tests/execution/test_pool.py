@@ -172,6 +172,18 @@ def test_survey_score_and_export_happen_in_a_worker(
     assert [(progress.trial, progress.step) for progress in seen] == [(5, 1), (5, 5)]
 
 
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_scores_come_in_the_order_of_the_finalists(
+    make_job: MakeJob, make_pool: MakePool, workers: int
+) -> None:
+    rates = {4: 1e-2, 2: 1e-3, 9: 3e-3, 7: 1e-4}
+    finalists = [make_job(number, learning_rate=rate) for number, rate in rates.items()]
+    inline = InlineExecutor(scripted_trainer({}, "cpu", lambda progress: None))
+    expected = inline.score(finalists, seed=1)
+    assert [score.trial for score in expected] == [4, 2, 9, 7]
+    assert make_pool(workers=workers).score(finalists, seed=1) == expected
+
+
 def test_a_trainer_that_can_not_be_built_says_why(make_job: MakeJob, make_pool: MakePool) -> None:
     pool = make_pool({"refuse": "no model at ./nowhere"})
     with pytest.raises(ModelError) as surveyed:

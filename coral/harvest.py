@@ -7,7 +7,7 @@ as the last stage evaluates.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from coral.evaluate import record
 from coral.evolution import (
@@ -56,11 +56,28 @@ def harvest(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionStat
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Attempt:
+    """A soup that was put together and evaluated.
+
+    Attributes:
+        worth: of its outcome, more is better.
+    """
+
+    members: Members
+    candidate: Candidate
+    outcome: Outcome
+    worth: float
+
+
 def _soup(state: EvolutionState, spec: RunSpec, ports: Ports) -> Trial | None:
     """Return the soup that greedy selection finds, if it is better than the best trial alone.
 
     Trials join in the order of their validation scores and stay if the soup gets better. Then a few
     mutations of the weights are tried. Nothing is, if the pool is what it was a generation ago.
+
+    As many trials are tried side by side as there are workers. Those behind the first that stays
+    are tried again with it, so the soup is the same with any number of them.
 
     Source: Wortsman et al. 2022 (greedy soup).
     """
@@ -72,34 +89,59 @@ def _soup(state: EvolutionState, spec: RunSpec, ports: Ports) -> Trial | None:
     best, worth = None, _worth(pool[0].scored[-1], spec)
     spent = Cost()
 
-    def attempt(proposals: Sequence[Members]) -> None:
-        nonlocal members, best, worth, spent
-        candidates = [soup_of(item, len(state.trials), state, spec) for item in proposals]
-        fresh = [
-            (item, candidate)
-            for item, candidate in zip(proposals, candidates, strict=True)
-            if candidate.digest not in state.digests
-        ]
-        outcomes = _evaluated([candidate for _, candidate in fresh], state, spec, ports)
-        made = [*outcomes, *([best[1]] if best else [])]
-        for (item, candidate), outcome in zip(fresh, outcomes, strict=True):
-            spent = spent + outcome.cost
-            if (value := _worth(outcome, spec)) > worth:
-                members, best, worth = item, (candidate, outcome), value
-        kept = best[1].checkpoint if best else None
-        # No event will name the others, so nobody could find them later.
-        give_up([o.checkpoint for o in made if o.checkpoint and o.checkpoint != kept], ports)
+    def attempt(proposals: Sequence[Members]) -> list[_Attempt | None]:
+        nonlocal spent
+        made = _attempts(proposals, state, spec, ports)
+        spent = sum((each.outcome.cost for each in made if each), start=spent)
+        return made
 
-    for trial in pool[1:]:
-        attempt([[*members, (trial, 1.0)]])
-    for number in range(0, spec.soup.tunings if len(members) > 1 else 0, _TOGETHER):
+    def settle(chosen: _Attempt | None, made: Sequence[_Attempt | None]) -> None:
+        nonlocal members, best, worth
+        made = [*made, best]
+        if chosen:
+            members, best, worth = chosen.members, chosen, chosen.worth
+        # No event will name the others, so nobody could find them later.
+        kept = best.outcome.checkpoint if best else None
+        addresses = {each.outcome.checkpoint for each in made if each}
+        give_up(sorted(address for address in addresses if address and address != kept), ports)
+
+    line = pool[1:]
+    while line:
+        made = attempt([[*members, (trial, 1.0)] for trial in line[: ports.workers]])
+        better = [i for i, each in enumerate(made) if each and each.worth > worth]
+        settle(made[better[0]] if better else None, made)
+        line = line[better[0] + 1 if better else len(made) :]
+    for number in range(0, spec.soup.tunings if best else 0, _TOGETHER):
         rounds = range(number, min(number + _TOGETHER, spec.soup.tunings))
         rngs = [stream(spec.seed, "soup", state.generation, i) for i in rounds]
-        attempt([tuned(members, rng) for rng in rngs])
+        made = attempt([tuned(members, rng) for rng in rngs])
+        better_ones = [each for each in made if each and each.worth > worth]
+        settle(max(better_ones, key=lambda each: each.worth, default=None), made)
     if best is None:
         return None
-    candidate, outcome = best
-    return _trial(candidate, replace(outcome, cost=spent), spec)
+    return _trial(best.candidate, replace(best.outcome, cost=spent), spec)
+
+
+def _attempts(
+    proposals: Sequence[Members], state: EvolutionState, spec: RunSpec, ports: Ports
+) -> list[_Attempt | None]:
+    """Return soups of some members each, evaluated; None for one that the run knows already."""
+    candidates = [soup_of(members, len(state.trials), state, spec) for members in proposals]
+    fresh = [candidate for candidate in candidates if candidate.digest not in state.digests]
+    outcomes = dict(
+        zip((c.digest for c in fresh), _evaluated(fresh, state, spec, ports), strict=True)
+    )
+    return [
+        _Attempt(
+            members=members,
+            candidate=candidate,
+            outcome=outcomes[candidate.digest],
+            worth=_worth(outcomes[candidate.digest], spec),
+        )
+        if candidate.digest in outcomes
+        else None
+        for members, candidate in zip(proposals, candidates, strict=True)
+    ]
 
 
 def _worth(outcome: Outcome, spec: RunSpec) -> float:

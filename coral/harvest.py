@@ -29,7 +29,8 @@ from coral.work import job_of, run, work_of
 Members = list[tuple[Trial, float]]
 
 _TOGETHER = 2
-"""Tunings evaluated side by side before the next ones start from the better of them."""
+"""Soups evaluated side by side before the next ones start from the better of them. As many with any
+number of workers, so that what they cost is the same too."""
 
 
 def harvest(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionState:
@@ -76,8 +77,8 @@ def _soup(state: EvolutionState, spec: RunSpec, ports: Ports) -> Trial | None:
     Trials join in the order of their validation scores and stay if the soup gets better. Then a few
     mutations of the weights are tried. Nothing is, if the pool is what it was a generation ago.
 
-    As many trials are tried side by side as there are workers. Those behind the first that stays
-    are tried again with it, so the soup is the same with any number of them.
+    Some are tried side by side. Those behind the first that stays are tried again with it, as if
+    it had been one after another.
 
     Source: Wortsman et al. 2022 (greedy soup).
     """
@@ -107,7 +108,7 @@ def _soup(state: EvolutionState, spec: RunSpec, ports: Ports) -> Trial | None:
 
     line = pool[1:]
     while line:
-        made = attempt([[*members, (trial, 1.0)] for trial in line[: ports.workers]])
+        made = attempt([[*members, (trial, 1.0)] for trial in line[:_TOGETHER]])
         better = [i for i, each in enumerate(made) if each and each.worth > worth]
         settle(made[better[0]] if better else None, made)
         line = line[better[0] + 1 if better else len(made) :]

@@ -39,9 +39,16 @@ def entrance(plan: TrainingPlan, survey: Survey, kept: Container[int] | None = N
     Args:
         kept: layers before which activations are kept; None for any.
     """
-    if not survey.shares_prefixes:
-        return 0
-    below = range(1, _lowest(plan, survey) + 1)
+    return highest_kept(_lowest(plan, survey), kept) if survey.shares_prefixes else 0
+
+
+def highest_kept(lowest: int, kept: Container[int] | None) -> int:
+    """Return the layer to enter at for an adapter that changes none below ``lowest``; 0 if none.
+
+    Args:
+        kept: layers before which activations are kept; None for any.
+    """
+    below = range(1, lowest + 1)
     return max((layer for layer in below if kept is None or layer in kept), default=0)
 
 

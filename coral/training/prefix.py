@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coral.sharing import highest_kept
 from coral.training.base import BaseModel
 from coral.training.batches import Indices
 from coral.training.data import TokenizedTexts, batched_by_length
@@ -223,8 +224,7 @@ class Prefixes:
         Args:
             allowed: layers that may be entered; None for any.
         """
-        below = range(1, lowest + 1)
-        cut = max((layer for layer in below if allowed is None or layer in allowed), default=0)
+        cut = highest_kept(lowest, allowed)
         if cut not in self._exact:
             self._exact[cut] = cut > 0 and self._gives_the_same(cut)
         return Entrance(cut=cut if self._exact[cut] else 0, prefixes=self)

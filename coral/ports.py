@@ -177,6 +177,8 @@ class Survey:
         versions: package name to version, of what trains.
         shares_prefixes: what lies below adapters is computed once, for all genomes.
         hidden_size: features that layers hand on.
+        slots: most jobs that a worker trains side by side.
+        slot_rates: what that was chosen by: jobs side by side, and examples a second.
     """
 
     model_digest: str
@@ -190,6 +192,8 @@ class Survey:
     versions: Mapping[str, str] = field(default_factory=dict)
     shares_prefixes: bool = False
     hidden_size: int = 0
+    slots: int = 1
+    slot_rates: tuple[tuple[int, float], ...] = ()
 
     @property
     def train_examples(self) -> int:
@@ -209,7 +213,7 @@ class Trainer(Protocol):
     def survey(self) -> Survey: ...
 
     def train(self, jobs: Sequence[TrainingJob]) -> Iterator[Outcome]:
-        """Train a pack of jobs that share the base model; failures are outcomes too."""
+        """Train jobs that share the base model, side by side or not; failures are outcomes too."""
         ...
 
     def score(self, finalists: Sequence[TrainingJob], seed: int) -> tuple[TestScore, ...]:

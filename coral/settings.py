@@ -192,6 +192,8 @@ class ExecutionSettings:
         device: ``auto``, ``cpu`` or ``cuda``.
         micro_batch_size: most examples in one forward pass; None leaves batches whole.
         share_prefixes: compute what lies below adapters once, for all genomes.
+        pack: genomes that a worker trains side by side; ``auto`` is what a short trial on the
+            device finds best.
         trial_timeout_seconds: longest that one stage of one trial may take.
         retries: new tries after a worker died.
         trust_remote_code: run code that a hub model brings along.
@@ -202,6 +204,7 @@ class ExecutionSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     micro_batch_size: PositiveInt | None = None
     share_prefixes: bool = True
+    pack: PositiveInt | Literal["auto"] = "auto"
     trial_timeout_seconds: Positive | None = 3600.0
     retries: NonNegativeInt = 2
     trust_remote_code: bool = False

@@ -302,7 +302,13 @@ def warm_workers(side: Side, payload: Mapping[str, Any]) -> Iterator[PoolExecuto
     ready = Semaphore(0)
     with PoolExecutor(
         f"{Path(__file__).stem}:build_warm",
-        {**payload, "factory": side.factory, "share_prefixes": side.shares, "prefix_bytes": None},
+        {
+            **payload,
+            "factory": side.factory,
+            "share_prefixes": side.shares,
+            "prefix_bytes": None,
+            "pack": 1,
+        },
         workers=side.workers,
         threads_per_worker=side.threads,
         on_progress=lambda progress: ready.release() if progress.trial == READY else None,

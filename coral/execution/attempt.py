@@ -1,20 +1,37 @@
-"""One attempt at one job: whatever happens in it becomes an outcome."""
+"""One attempt at some jobs: whatever happens in it becomes an outcome."""
 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from dataclasses import replace
 
 from coral.ports import Trainer, TrainingJob
 from coral.records import Failure, FailureKind, Outcome
 
 
-def attempt(trainer: Trainer, job: TrainingJob) -> Outcome:
-    """Train ``job`` once. Only KeyboardInterrupt gets out."""
+def attempt(trainer: Trainer, jobs: Sequence[TrainingJob]) -> tuple[Outcome, ...]:
+    """Train ``jobs`` once; return an outcome for each, in their order.
+
+    Only KeyboardInterrupt gets out.
+    """
+    found: dict[str, list[Outcome]] = {job.key: [] for job in jobs}
+    error: BaseException | None = None
+    trace = ""
     try:
-        outcomes = tuple(trainer.train([job]))
-    except (Exception, SystemExit) as error:
-        return failed(job, _kind_of(error), describe(error), traceback.format_exc())
+        for outcome in trainer.train(jobs):
+            found.setdefault(outcome.key, []).append(outcome)
+    except (Exception, SystemExit) as raised:
+        error, trace = raised, traceback.format_exc()
+    return tuple(_one(job, found[job.key], error, trace) for job in jobs)
+
+
+def _one(
+    job: TrainingJob, outcomes: Sequence[Outcome], error: BaseException | None, trace: str
+) -> Outcome:
+    """Return a job's outcome: what the trainer yielded for it, or why there is none."""
+    if error is not None and not outcomes:
+        return failed(job, _kind_of(error), describe(error), trace)
     if len(outcomes) != 1:
         return failed(
             job,

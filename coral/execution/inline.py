@@ -53,7 +53,7 @@ class InlineExecutor:
         """Return the last attempt's outcome, its time that of all attempts."""
         retries, wasted = self._retries, 0.0
         while True:
-            outcome = attempt(self._trainer, job)
+            (outcome,) = attempt(self._trainer, (job,))
             failure = outcome.failure
             again = None if failure is None else next_attempt(job, failure, retries)
             if failure is None or again is None:

@@ -13,6 +13,7 @@ from pebble import ProcessExpired
 
 from coral.errors import WorkersError
 from coral.execution.attempt import describe, failed
+from coral.execution.packs import packs
 from coral.execution.retry import DEFAULT_RETRIES, next_attempt, retries_left
 from coral.execution.worker import Raised, call, train
 from coral.execution.workers import Task, Workers
@@ -39,6 +40,7 @@ class PoolExecutor:
         threads_per_worker: int = 1,
         trial_timeout_seconds: float | None = None,
         retries: int = DEFAULT_RETRIES,
+        slots: int | None = 1,
         on_progress: Callable[[Progress], None] | None = None,
     ) -> None:
         """Describe the workers; they start with the first task.
@@ -52,6 +54,7 @@ class PoolExecutor:
             trial_timeout_seconds: limit on one attempt at one job. Loading the base model does
                 not count.
             retries: how often a job runs again after its worker died.
+            slots: jobs that a worker trains side by side; None for what its trainer's survey says.
             on_progress: called in a thread of its own.
 
         Raises:
@@ -64,6 +67,7 @@ class PoolExecutor:
             )
         self._timeout_seconds = trial_timeout_seconds
         self._retries = retries
+        self._slots = slots
         self._count = workers
         self._workers = Workers(
             factory,
@@ -81,6 +85,7 @@ class PoolExecutor:
                 any other comes as a WorkersError with the worker's traceback.
         """
         survey: Survey = self._call("survey")
+        self._slots = self._slots or survey.slots
         return survey
 
     def score(self, finalists: Sequence[TrainingJob], seed: int) -> tuple[TestScore, ...]:
@@ -100,39 +105,47 @@ class PoolExecutor:
     def run(self, jobs: Iterable[TrainingJob]) -> Iterator[Outcome]:
         """Yield outcomes in order of completion; a failure is an outcome too.
 
-        ``jobs`` is read a little ahead of the workers. Closing the iterator cancels what is left.
+        ``jobs`` is read a little ahead of the workers, or as a whole if they train side by side.
+        A pack that is lost as a whole runs again job by job. Closing the iterator cancels what is
+        left.
 
         Raises:
             CoralError: a worker can't build its trainer, or the workers can't be kept alive. No
                 trial is at fault.
         """
-        source = iter(jobs)
+        slots = self._slots or self.survey().slots
+        source = iter(packs(list(jobs), slots)) if slots > 1 else ((job,) for job in jobs)
         ended: SimpleQueue[Task] = SimpleQueue()
-        flights: dict[Task, tuple[TrainingJob, int]] = {}
+        flights: dict[Task, tuple[tuple[TrainingJob, ...], int]] = {}
 
-        def launch(job: TrainingJob, retries: int) -> None:
+        def launch(pack: tuple[TrainingJob, ...], retries: int) -> None:
+            limit = self._timeout_seconds
             task = self._workers.schedule(
-                train, job, ended=ended, timeout_seconds=self._timeout_seconds
+                train, pack, ended=ended, timeout_seconds=limit and limit * len(pack)
             )
-            flights[task] = job, retries
+            flights[task] = pack, retries
 
         try:
             while True:
-                for job in itertools.islice(
+                for pack in itertools.islice(
                     source, _JOBS_AHEAD_PER_WORKER * self._count - len(flights)
                 ):
-                    launch(job, self._retries)
+                    launch(pack, self._retries)
                 if not flights:
                     return
                 task = self._workers.wait(ended)
-                job, retries = flights.pop(task)
-                outcome = self._outcome_of(task, job)
-                failure = outcome.failure
-                again = next_attempt(job, failure, retries) if failure else None
-                if failure and again:
-                    launch(again, retries_left(retries, failure))
-                else:
-                    yield outcome
+                pack, retries = flights.pop(task)
+                if task.error is not None and len(pack) > 1:
+                    for job in pack:  # one of them is at fault; alone, the others come through
+                        launch((job,), retries)
+                    continue
+                for job, outcome in zip(pack, self._outcomes_of(task, pack), strict=True):
+                    failure = outcome.failure
+                    again = next_attempt(job, failure, retries) if failure else None
+                    if failure and again:
+                        launch((again,), retries_left(retries, failure))
+                    else:
+                        yield outcome
         finally:
             for task in flights:
                 self._workers.cancel(task)
@@ -147,12 +160,17 @@ class PoolExecutor:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _outcome_of(self, task: Task, job: TrainingJob) -> Outcome:
-        match task.error:
-            case None if isinstance(task.value, Outcome):
-                return task.value
-            case None:
-                raise task.value.as_error()
+    def _outcomes_of(self, task: Task, pack: tuple[TrainingJob, ...]) -> tuple[Outcome, ...]:
+        if task.error is None and isinstance(task.value, Raised):
+            raise task.value.as_error()
+        if task.error is None:
+            outcomes: tuple[Outcome, ...] = task.value
+            return outcomes
+        (job,) = pack
+        return (self._lost(task.error, job),)
+
+    def _lost(self, error: BaseException, job: TrainingJob) -> Outcome:
+        match error:
             case ProcessExpired() as death:
                 return failed(job, "crashed", f"trial {job.trial}: {_cause_of_death(death)}")
             case TimeoutError():
@@ -163,7 +181,7 @@ class PoolExecutor:
                     f" {self._timeout_seconds:g} in one stage. Raise the limit, or search smaller"
                     " adapters.",
                 )
-            case error:
+            case _:
                 return failed(job, "plugin", describe(error))
 
     def _call(self, method: str, *arguments: Any) -> Any:

@@ -144,8 +144,8 @@ def start(settings: WorkerSettings) -> None:
         _WORKER.fault = raised(error)
 
 
-def train(job: TrainingJob, ticket: int) -> Outcome | Raised:
-    """Train one job.
+def train(jobs: tuple[TrainingJob, ...], ticket: int) -> tuple[Outcome, ...] | Raised:
+    """Train jobs.
 
     Args:
         ticket: the parent's name for this attempt. This process's id is filed under it, which
@@ -156,7 +156,7 @@ def train(job: TrainingJob, ticket: int) -> Outcome | Raised:
     file_pid(_WORKER.folder, ticket)
     if _WORKER.trainer is None:
         return _fault()
-    return attempt(_WORKER.trainer, job)
+    return attempt(_WORKER.trainer, jobs)
 
 
 def call(method: str, arguments: tuple[Any, ...], ticket: int) -> Any:

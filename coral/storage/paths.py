@@ -92,6 +92,11 @@ class CachePaths:
         return self._here / "prefixes"
 
     @property
+    def slots(self) -> Path:
+        """Folder of how many genomes train best side by side: on this machine."""
+        return self._here / "slots"
+
+    @property
     def _here(self) -> Path:
         return Path("cache" if _SCHEME_ENDS in self.root else self.root).absolute()
 

@@ -47,8 +47,9 @@ def scripted_trainer(
             * ``refuse``: a message; the trainer can't be built, with a ModelError that says so.
             * ``kill_builds``: a file; each build appends a byte, then dies of SIGKILL.
             * ``seconds``: how long each job takes.
+            * ``slots``: how many jobs it says to train side by side.
             * ``journal``: a file; each attempt appends a JSON line with ``trial``, ``stage``,
-              ``attempt``, ``device`` and ``pid``.
+              ``attempt``, ``device``, ``pid`` and ``pack``, the number of jobs given at once.
             * ``trials``: trial number (as text) to what happens in it, one of ``{"raise": text}``,
               ``{"sleep": seconds}``, ``{"hang": true}``, ``{"diverge": true}``,
               ``{"oom_above": largest micro-batch that fits}``,
@@ -100,12 +101,13 @@ class ScriptedTrainer:
             tasks=tasks,
             device=self._device,
             mean_tokens=16.0,
+            slots=self._payload.get("slots", 1),
         )
 
     def train(self, jobs: Sequence[TrainingJob]) -> Iterator[Outcome]:
         """Play each job's part of the script."""
         for job in jobs:
-            self._log(job)
+            self._log(job, len(jobs))
             if "seconds" in self._payload:
                 time.sleep(self._payload["seconds"])
             failure = self._play(job)
@@ -135,7 +137,7 @@ class ScriptedTrainer:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "coral.json").write_text(json.dumps(dict(card), indent=2, sort_keys=True) + "\n")
 
-    def _log(self, job: TrainingJob) -> None:
+    def _log(self, job: TrainingJob, pack: int) -> None:
         if "journal" not in self._payload:
             return
         line = {
@@ -144,6 +146,7 @@ class ScriptedTrainer:
             "attempt": job.attempt,
             "device": self._device,
             "pid": os.getpid(),
+            "pack": pack,
         }
         with Path(self._payload["journal"]).open("a") as journal:
             journal.write(json.dumps(line) + "\n")

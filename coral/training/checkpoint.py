@@ -80,13 +80,31 @@ _PREFIXES = tuple(f"{moment}." for moment in _MOMENTS)
 
 def dump(encoder: MultiTaskEncoder, optimizer: torch.optim.Optimizer, position: Position) -> bytes:
     """Return a checkpoint."""
-    tensors = encoder.state()
-    for name, parameter in encoder.parameters_by_name().items():
-        for moment in _MOMENTS:
-            if parameter in optimizer.state:
-                tensors[f"{moment}.{name}"] = optimizer.state[parameter][moment].detach().cpu()
-    metadata = {"coral": json.dumps(asdict(position), sort_keys=True)}
-    return save({k: v.contiguous() for k, v in tensors.items()}, metadata=metadata)
+    return dump_tensors(encoder.state(), moments_in(encoder, optimizer), position)
+
+
+def moments_in(encoder: MultiTaskEncoder, optimizer: torch.optim.Optimizer) -> dict[str, Moments]:
+    """Return an optimizer's moments by parameter, of those that had a gradient."""
+    return {
+        name: Moments(**{moment: optimizer.state[parameter][moment] for moment in _MOMENTS})
+        for name, parameter in encoder.parameters_by_name().items()
+        if parameter in optimizer.state
+    }
+
+
+def dump_tensors(
+    state: Mapping[str, Tensor], moments: Mapping[str, Moments], position: Position
+) -> bytes:
+    """Return a checkpoint.
+
+    Args:
+        state: as ``MultiTaskEncoder.state`` gives it.
+    """
+    tensors = dict(state)
+    for name, own in moments.items():
+        tensors |= {f"{moment}.{name}": getattr(own, moment) for moment in _MOMENTS}
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(on_cpu, metadata={"coral": json.dumps(asdict(position), sort_keys=True)})
 
 
 def read(content: bytes, model: str, heads: Mapping[str, int]) -> Checkpoint:

@@ -50,6 +50,13 @@ class TokenizedTexts:
         return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
 
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device; a GPU is not waited for."""
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 def batched_by_length(lengths: Indices, most_tokens: int) -> list[Indices]:
     """Cut texts, the shortest first, into batches of few padded tokens, one text at least.
 

@@ -19,7 +19,8 @@ from coral.plan import AdapterPlan, TrainingPlan, adapted_modules
 from coral.rng import derive_seed
 from coral.training.base import BaseModel
 from coral.training.batches import Indices
-from coral.training.data import TokenizedTexts
+from coral.training.data import TokenizedTexts, on_device
+from coral.training.dropout import SeededDropout
 from coral.training.factors import Factors
 from coral.training.failures import DivergedError
 from coral.training.prefix import WHOLE, Entrance, Prefixes
@@ -56,7 +57,7 @@ class MultiTaskEncoder(nn.Module):
         ids, mask = texts.pad(rows)
         device = next(self.heads.parameters()).device
         with self.entrance.used_for(texts, rows):
-            return self.encode(ids.to(device), mask.to(device))
+            return self.encode(on_device(ids, device), on_device(mask, device))
 
     def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return one float32 vector a text, ``(batch, hidden)``."""
@@ -271,7 +272,12 @@ def adapted(
             torch.manual_seed(derive_seed(seed, "head", task) % MAX_TORCH_SEED)
             heads[task] = nn.Linear(base.hidden_size, count)
         device = next(base.model.parameters()).device
-        yield MultiTaskEncoder(peft_model, heads.to(device), plan.encoding.pooling, entrance)
+        pooling = plan.encoding.pooling
+        encoder = MultiTaskEncoder(peft_model, heads.to(device), pooling, entrance)
+        if plan.adapter.dropout:
+            for layer in encoder.layers().values():
+                layer.lora_dropout[_NAME] = SeededDropout(plan.adapter.dropout)
+        yield encoder
     finally:
         _unload(peft_model, base.model)
 

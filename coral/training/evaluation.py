@@ -49,9 +49,18 @@ def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Pro
             .numpy()
             for task, rows in examples.rows.items()
         }
+    require_finite_probabilities(probabilities)
+    return probabilities
+
+
+def require_finite_probabilities(probabilities: Mapping[str, Probabilities]) -> None:
+    """Check predictions.
+
+    Raises:
+        DivergedError: one is not finite.
+    """
     if not all(np.isfinite(values).all() for values in probabilities.values()):
         raise DivergedError("predicted probabilities must be finite; they were not")
-    return probabilities
 
 
 def score_task(

@@ -11,19 +11,19 @@ import torch
 from coral.errors import CheckpointError
 from coral.fidelity import ladder_steps
 from coral.flops import step_cost
-from coral.plan import TrainingPlan, digest_of, rewarmup_share
+from coral.plan import TrainingPlan, digest_of
 from coral.ports import CheckpointStore, Inherited, Progress, TrainingJob
 from coral.records import Inheritance
 from coral.rng import stream
 from coral.training import checkpoint, transfer
 from coral.training.base import BaseModel
-from coral.training.batches import examples_by_task, stage_batches
 from coral.training.checkpoint import Checkpoint, Position
+from coral.training.course import Course, StageLog
 from coral.training.data import TrainSet
 from coral.training.encoder import MultiTaskEncoder, adapted
 from coral.training.factors import Factors, rescaled
 from coral.training.failures import LostWeightsError
-from coral.training.loop import StageLog, build_optimizer, learning_rate_factors, train_steps
+from coral.training.loop import build_optimizer, learning_rate_factors, train_steps
 from coral.training.prefix import Prefixes
 
 
@@ -40,6 +40,20 @@ class JobLog:
     stages: list[StageLog] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     inheritance: Inheritance | None = None
+
+
+@dataclass(slots=True)
+class Begun:
+    """A model with the weights that a job starts from, on the base.
+
+    Attributes:
+        restored: they are those of the job's own checkpoint.
+    """
+
+    encoder: MultiTaskEncoder
+    optimizer: torch.optim.AdamW
+    course: Course
+    restored: bool
 
 
 @dataclass(slots=True)
@@ -83,8 +97,8 @@ class JobRunner:
         self._layer_of = {module.name: module.layer for module in base.linear_modules}
 
     @contextmanager
-    def trained(self, job: TrainingJob, log: JobLog) -> Iterator[Trained]:
-        """Lend the base with a job's weights on it: restored as far as possible, else trained.
+    def begun(self, job: TrainingJob, log: JobLog) -> Iterator[Begun]:
+        """Lend the base with the weights that a job starts from, restored as far as possible.
 
         Raises:
             LostWeightsError: inherited weights can't be read, and the job doesn't say how they
@@ -115,12 +129,43 @@ class JobRunner:
                     encoder.load_heads(made.heads)
                     checkpoint.load_moments(made.moments, encoder, optimizer)
                     log.inheritance = _account(made, job)
-            stages, position = self._train(job, encoder, optimizer, train_set, ends, position, log)
+            course = Course(
+                job=job,
+                train_set=train_set,
+                ends=ends,
+                position=position,
+                schedule=learning_rate_factors(job.plan.schedule, optimizer, ends[-1]),
+                cost=step_cost(
+                    job.plan.adapter,
+                    self._base.linear_modules,
+                    self._base.depth,
+                    self._base.hidden_size,
+                    first_layer=encoder.entrance.cut,
+                ),
+                logs=log.stages,
+                report=self._report,
+            )
+            yield Begun(encoder, optimizer, course, restored=own is not None)
+
+    @contextmanager
+    def trained(self, job: TrainingJob, log: JobLog) -> Iterator[Trained]:
+        """Lend the base with a job's weights on it: restored as far as possible, else trained.
+
+        Raises:
+            LostWeightsError: see ``begun``.
+        """
+        with self.begun(job, log) as begun:
+            encoder, optimizer, course = begun.encoder, begun.optimizer, begun.course
+            last = None
+            while (leg := course.next_leg()) is not None:
+                train_steps(encoder, optimizer, course, leg)
+                course.finish(leg)
+                last = leg.log
             content = None
-            if own is None or stages:
-                content = checkpoint.dump(encoder, optimizer, position)
+            if last is not None or not begun.restored:
+                content = checkpoint.dump(encoder, optimizer, course.position)
             encoder.eval()
-            yield Trained(encoder, position, content, stages[-1] if stages else StageLog())
+            yield Trained(encoder, course.position, content, last or StageLog())
 
     def _own(self, job: TrainingJob, ends: list[int], log: JobLog) -> Checkpoint | None:
         """Return the job's own checkpoint; None if it has none that can be used.
@@ -215,68 +260,6 @@ class JobRunner:
             rewarms=made is not None and not _keeps_moments(made),
             seen=_seen(line, len(job.stages), len(self._classes)),
         )
-
-    def _train(
-        self,
-        job: TrainingJob,
-        encoder: MultiTaskEncoder,
-        optimizer: torch.optim.AdamW,
-        train_set: TrainSet,
-        ends: Sequence[int],
-        position: Position,
-        log: JobLog,
-    ) -> tuple[list[StageLog], Position]:
-        """Train the stages that are left; return what each of them did, and where that leads."""
-        schedule = learning_rate_factors(job.plan.schedule, optimizer, ends[-1])
-
-        def factor(step: int) -> float:
-            share, plan = schedule(step), job.plan.inheritance
-            if job.inherits:
-                share *= plan.learning_rate_multiplier
-            if position.rewarms:
-                share *= rewarmup_share(plan, step - ends[job.entry], ends[-1])
-            return share
-
-        def report(step: int, loss: float) -> None:
-            self._report(Progress.of(job, step=step, end_step=ends[job.stage + 1], loss=loss))
-
-        cost = step_cost(
-            job.plan.adapter,
-            self._base.linear_modules,
-            self._base.depth,
-            self._base.hidden_size,
-            first_layer=encoder.entrance.cut,
-        )
-        done: list[StageLog] = []
-        for stage in range(position.stage + 1, job.stage + 1):
-            done.append(StageLog(first_step=ends[stage]))
-            log.stages.append(done[-1])
-            before = position.seen[stage]
-            batches = stage_batches(job.plan, train_set.index, job.stages, stage, job.seed, before)
-            train_steps(
-                encoder,
-                optimizer,
-                factor,
-                train_set,
-                batches,
-                plan=job.plan.schedule,
-                log=done[-1],
-                seed=job.seed,
-                micro_batch_size=job.micro_batch_size,
-                cost=cost,
-                report=report,
-            )
-            drawn = examples_by_task(train_set.index, batches)
-            seen = tuple(one + two for one, two in zip(before, drawn, strict=True))
-            position = replace(
-                position,
-                stage=stage,
-                step=ends[stage + 1],
-                cumulative_steps=position.cumulative_steps + len(batches),
-                teraflops=position.teraflops + done[-1].teraflops,
-                seen=(*position.seen[:stage], seen, *position.seen[stage + 1 :]),
-            )
-        return done, position
 
 
 def _seen(line: Sequence[Position], stages: int, tasks: int) -> tuple[tuple[int, ...], ...]:

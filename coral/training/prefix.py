@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from coral.sharing import highest_kept
 from coral.training.base import BaseModel
 from coral.training.batches import Indices
-from coral.training.data import TokenizedTexts, batched_by_length
+from coral.training.data import TokenizedTexts, batched_by_length, on_device
 
 BLOCK_TOKENS = 4096
 """Tokens of a block at most, padding included, unless one text is longer than that."""
@@ -186,15 +186,22 @@ class Entrance:
     cut: int = 0
     prefixes: Prefixes | None = None
 
+    def hidden(self, texts: TokenizedTexts, rows: Indices) -> Tensor | None:
+        """Return what enters the layer for some texts; None if that is not known."""
+        if self.prefixes is None or not self.cut:
+            return None
+        known = self.prefixes.of(texts, self.cut)
+        return None if known is None else known.hidden(rows)
+
     @contextmanager
     def used_for(self, texts: TokenizedTexts, rows: Indices) -> Iterator[None]:
         """Let the base's forward passes over some texts begin here."""
-        shared = self.prefixes
-        if shared is None or not self.cut or (known := shared.of(texts, self.cut)) is None:
+        hidden = self.hidden(texts, rows)
+        if hidden is None or self.prefixes is None:
             yield
             return
-        hidden = known.hidden(rows).to(shared.base.device)
-        with entering(shared.base.stack, self.cut, hidden):
+        base = self.prefixes.base
+        with entering(base.stack, self.cut, on_device(hidden, base.device)):
             yield
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from coral.ports import (
 from coral.records import Cost, Curve, Outcome, TestScore
 from coral.training import export
 from coral.training.base import BaseModel
+from coral.training.checkpoint import Position
+from coral.training.course import StageLog
 from coral.training.data import (
     EvaluationSet,
     LoadedTask,
@@ -41,15 +45,15 @@ from coral.training.evaluation import (
     bootstrap,
     interval,
     predict,
+    require_finite_probabilities,
     score_task,
     with_means,
 )
 from coral.training.failures import failure_of
 from coral.training.job import JobLog, JobRunner
-from coral.training.loop import (
-    StageLog,
-)
+from coral.training.pack import Member, Pack, packable
 from coral.training.prefix import Prefixes
+from coral.training.slots import best, slot_rates
 
 CURVE_POINTS = 200
 SURVEY_LENGTH = 512
@@ -66,10 +70,16 @@ class LoraTrainer:
         checkpoints: CheckpointStore,
         report: Callable[[Progress], None],
         prefixes: Prefixes | None = None,
+        slots: int | None = 1,
+        remembered: Path | None = None,
     ) -> None:
         """Args:
         prefixes: of the base, to share what lies below adapters; None to compute it each time.
+        slots: most jobs that train side by side; None for what a short trial finds best.
+        remembered: folder in which processes keep what such trials found.
         """
+        self._fixed_slots = slots
+        self._remembered = remembered
         self._base = base
         self._tasks = dict(tasks)
         self._checkpoints = checkpoints
@@ -78,6 +88,19 @@ class LoraTrainer:
         self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
         classes = {name: len(loaded.data.label_names) for name, loaded in tasks.items()}
         self._runner = JobRunner(base, classes, checkpoints, self._train_set, report, prefixes)
+
+    @cached_property
+    def slot_rates(self) -> dict[int, float]:
+        """Examples a second by number of jobs side by side; empty if that number is fixed."""
+        if self._fixed_slots is not None:
+            return {}
+        examples = sum(len(loaded.data.train) for loaded in self._tasks.values())
+        return slot_rates(self._base, self._runner, examples, self._remembered)
+
+    @property
+    def slots(self) -> int:
+        """Most jobs that train side by side."""
+        return self._fixed_slots or best(self.slot_rates)
 
     def survey(self) -> Survey:
         """Return what the model and the data turned out to be."""
@@ -106,25 +129,101 @@ class LoraTrainer:
             versions={name: version(name) for name in ("torch", "transformers", "peft")},
             shares_prefixes=self._prefixes is not None,
             hidden_size=self._base.hidden_size,
+            slots=self.slots,
+            slot_rates=tuple(self.slot_rates.items()),
         )
 
     def train(self, jobs: Sequence[TrainingJob]) -> Iterator[Outcome]:
-        """Train jobs one after another on the shared base; failures are outcomes too."""
+        """Train jobs on the shared base, some side by side; failures are outcomes too.
+
+        Jobs that pool in one way go together, as many at a time as there are slots; who ends makes
+        room for the next. Where a pack as a whole fails, smaller ones begin anew, and at last each
+        job alone.
+        """
+        slots = min(self.slots, len(jobs))
+        packs: dict[str, list[TrainingJob]] = {}
+        alone = []
         for job in jobs:
-            log = JobLog()
+            if slots > 1 and packable(job):
+                packs.setdefault(job.plan.encoding.pooling, []).append(job)
+            else:
+                alone.append(job)
+        for pack in packs.values():
+            yield from self._train_together(pack, slots)
+        for job in alone:
+            yield self._train_alone(job, JobLog())
+
+    def _train_together(self, jobs: Sequence[TrainingJob], slots: int) -> Iterator[Outcome]:
+        waiting = deque((job, JobLog()) for job in jobs)
+        members: list[Member] = []
+        while waiting or members:
+            if slots == 1:
+                for job, log in waiting:
+                    yield self._train_alone(job, log)
+                return
+            while waiting and len(members) < slots:
+                job, log = waiting.popleft()
+                try:
+                    with self._runner.begun(job, log) as begun:
+                        members.append(Member.of(begun, log))
+                except Exception as error:
+                    yield self._failed(job, log, error)
+            training = [member for member in members if not member.ended]
             try:
-                yield self._train_one(job, log)
+                if training and len(training) == len(members):
+                    Pack(self._base, members).train()
+                ended = [member for member in members if member.ended]
+                outcomes = list(self._evaluated(ended))
             except Exception as error:
-                yield Outcome(
-                    key=job.key,
-                    stage=job.stage,
-                    cost=_cost(log.stages),
-                    curve=_curve(log.stages[-1] if log.stages else StageLog()),
-                    notes=tuple(log.notes),
-                    failure=failure_of(error),
-                    attempts=job.attempt,
-                    peak_memory_bytes=self._peak_memory(),
-                )
+                slots = slots // 2 if failure_of(error).kind == "oom" else 1
+                waiting.extendleft((member.job, member.log) for member in reversed(members))
+                members = []
+                continue
+            members = [member for member in members if not member.ended]
+            yield from outcomes
+
+    def _evaluated(self, members: Sequence[Member]) -> Iterator[Outcome]:
+        """Evaluate members that are at their ends, those on the same texts in one pass."""
+        by_texts: dict[tuple[int, float], list[Member]] = {}
+        for member in members:
+            if member.failure is not None:
+                yield self._failed(member.job, member.log, member.failure)
+                continue
+            job = member.job
+            texts = (
+                job.plan.encoding.sequence_len,
+                job.stages[job.stage].evaluation_percentage,
+            )
+            by_texts.setdefault(texts, []).append(member)
+        for texts, together in by_texts.items():
+            started = time.perf_counter()
+            examples = self._split("validation", *texts)
+            predictions = Pack(self._base, together).predict(examples)
+            seconds = (time.perf_counter() - started) / len(together)
+            for member, predicted in zip(together, predictions, strict=True):
+                yield self._member_outcome(member, examples, predicted, seconds)
+
+    def _member_outcome(
+        self,
+        member: Member,
+        examples: EvaluationSet,
+        predicted: Mapping[str, Probabilities],
+        seconds: float,
+    ) -> Outcome:
+        try:
+            require_finite_probabilities(predicted)
+            return self._outcome(
+                member.job,
+                member.log,
+                metrics=self._metrics(predicted, examples.labels),
+                position=member.course.position,
+                last=member.last.log if member.last else StageLog(),
+                parameters=member.parameters,
+                content=member.content(),
+                evaluation_seconds=seconds,
+            )
+        except Exception as error:
+            return self._failed(member.job, member.log, error)
 
     def score(self, finalists: Sequence[TrainingJob], seed: int) -> tuple[TestScore, ...]:
         """Score trained jobs on the test split, each against the last one, the reference."""
@@ -155,37 +254,73 @@ class LoraTrainer:
         with self._runner.trained(finalist, JobLog()) as trained:
             export.write(folder, trained.encoder, self._base, card)
 
-    def _train_one(self, job: TrainingJob, log: JobLog) -> Outcome:
+    def _train_alone(self, job: TrainingJob, log: JobLog) -> Outcome:
         """Train one job and evaluate it."""
-        with self._runner.trained(job, log) as trained:
-            started = time.perf_counter()
-            share = job.stages[job.stage].evaluation_percentage
-            examples = self._split("validation", job.plan.encoding.sequence_len, share)
-            metrics = self._metrics(predict(trained.encoder, examples), examples.labels)
-            evaluation_seconds = time.perf_counter() - started
-            address = self._checkpoints.put(trained.content) if trained.content else job.resume_from
-            parameters = sum(p.numel() for p in trained.encoder.adapter_parameters())
-            return Outcome(
-                key=job.key,
-                stage=job.stage,
-                metrics={
-                    **metrics,
-                    "gradient_norm": gradient_norm(trained.last.gradient_norm),
-                    "loss_slope": loss_slope(trained.last.loss),
-                    "trainable_parameters": float(parameters),
-                    "train_cost": trained.position.teraflops,
-                },
-                cost=_cost(log.stages, evaluation_seconds),
-                curve=_curve(trained.last),
-                cumulative_steps=trained.position.cumulative_steps,
-                trainable_parameters=parameters,
-                checkpoint=address,
-                checkpoint_bytes=len(trained.content or b""),
-                inheritance=log.inheritance,
-                notes=tuple(log.notes),
-                attempts=job.attempt,
-                peak_memory_bytes=self._peak_memory(),
-            )
+        try:
+            with self._runner.trained(job, log) as trained:
+                started = time.perf_counter()
+                share = job.stages[job.stage].evaluation_percentage
+                examples = self._split("validation", job.plan.encoding.sequence_len, share)
+                metrics = self._metrics(predict(trained.encoder, examples), examples.labels)
+                return self._outcome(
+                    job,
+                    log,
+                    metrics=metrics,
+                    position=trained.position,
+                    last=trained.last,
+                    parameters=sum(p.numel() for p in trained.encoder.adapter_parameters()),
+                    content=trained.content,
+                    evaluation_seconds=time.perf_counter() - started,
+                )
+        except Exception as error:
+            return self._failed(job, log, error)
+
+    def _outcome(
+        self,
+        job: TrainingJob,
+        log: JobLog,
+        *,
+        metrics: Mapping[str, float],
+        position: Position,
+        last: StageLog,
+        parameters: int,
+        content: bytes | None,
+        evaluation_seconds: float,
+    ) -> Outcome:
+        """Store a job's checkpoint and return what came of it."""
+        return Outcome(
+            key=job.key,
+            stage=job.stage,
+            metrics={
+                **metrics,
+                "gradient_norm": gradient_norm(last.gradient_norm),
+                "loss_slope": loss_slope(last.loss),
+                "trainable_parameters": float(parameters),
+                "train_cost": position.teraflops,
+            },
+            cost=_cost(log.stages, evaluation_seconds),
+            curve=_curve(last),
+            cumulative_steps=position.cumulative_steps,
+            trainable_parameters=parameters,
+            checkpoint=self._checkpoints.put(content) if content else job.resume_from,
+            checkpoint_bytes=len(content or b""),
+            inheritance=log.inheritance,
+            notes=tuple(log.notes),
+            attempts=job.attempt,
+            peak_memory_bytes=self._peak_memory(),
+        )
+
+    def _failed(self, job: TrainingJob, log: JobLog, error: Exception) -> Outcome:
+        return Outcome(
+            key=job.key,
+            stage=job.stage,
+            cost=_cost(log.stages),
+            curve=_curve(log.stages[-1] if log.stages else StageLog()),
+            notes=tuple(log.notes),
+            failure=failure_of(error),
+            attempts=job.attempt,
+            peak_memory_bytes=self._peak_memory(),
+        )
 
     def _metrics(
         self, predictions: Mapping[str, Probabilities], labels: Mapping[str, NDArray[np.int64]]

@@ -54,8 +54,9 @@ def test_results_do_not_depend_on_worker_count(make_job: MakeJob, make_pool: Mak
         pool.close()
 
 
+@pytest.mark.parametrize("slots", [1, 4])
 def test_one_trials_failure_is_an_outcome_and_spares_the_others(
-    make_job: MakeJob, make_pool: MakePool, journal: Path, read_journal: ReadJournal
+    make_job: MakeJob, make_pool: MakePool, journal: Path, read_journal: ReadJournal, slots: int
 ) -> None:
     pool = make_pool(
         {
@@ -71,6 +72,7 @@ def test_one_trials_failure_is_an_outcome_and_spares_the_others(
         },
         workers=2,
         trial_timeout_seconds=1.0,
+        slots=slots,
     )
     jobs = [make_job(trial) for trial in range(8)]
     by_key = {outcome.key: outcome for outcome in pool.run(jobs)}
@@ -91,6 +93,15 @@ def test_one_trials_failure_is_an_outcome_and_spares_the_others(
     assert oom.attempts == 3
     assert diverged.attempts == 1
     assert sum(line["trial"] == 1 for line in read_journal()) == 3
+
+
+def test_packs_are_of_the_size_that_the_trainer_finds_best(
+    make_job: MakeJob, make_pool: MakePool, journal: Path, read_journal: ReadJournal
+) -> None:
+    pool = make_pool({"journal": str(journal), "slots": 3}, slots=None)
+    outcomes = list(pool.run([make_job(trial) for trial in range(7)]))
+    assert len(outcomes) == 7
+    assert [line["pack"] for line in read_journal()] == [3, 3, 3, 3, 3, 3, 1]
 
 
 def test_a_worker_killed_from_outside_is_replaced_on_its_own_device(

@@ -198,8 +198,8 @@ class TestAChild:
 
         def listen(name: str) -> Callable[..., None]:
             def record(*args: Any, **fields: Any) -> None:
-                first = fields["log"].first_step
-                factors[name] = [args[2](first + i) for i in range(3)]
+                course, leg = args[2:]
+                factors[name] = [course.factor(leg.log.first_step + i) for i in range(3)]
 
             return record
 

@@ -1,0 +1,335 @@
+"""Genomes that train and are evaluated side by side, in one pass over their rows together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from coral.ports import TrainingJob
+from coral.training.base import BaseModel
+from coral.training.batches import Indices
+from coral.training.checkpoint import dump_tensors, moments_in
+from coral.training.course import Course, Leg
+from coral.training.data import EvaluationSet, TokenizedTexts, batched_by_length, on_device
+from coral.training.encoder import pool
+from coral.training.evaluation import TOKENS_IN_BATCH, Probabilities
+from coral.training.failures import DivergedError
+from coral.training.job import Begun, JobLog
+from coral.training.loop import (
+    CHECK_EVERY,
+    REPORT_SECONDS,
+    autocast,
+    dropout_seed,
+    peak_learning_rates,
+    require_finite,
+)
+from coral.training.prefix import Entrance, entering
+from coral.training.stacked import Rows, StackedAdamW, StackedAdapters, Weights
+
+IGNORED = -100
+"""Label of a row that has none of a task."""
+
+Input = tuple[TokenizedTexts, Indices]
+"""Texts, and which of them."""
+
+
+def packable(job: TrainingJob) -> bool:
+    """Return whether a job can train beside others.
+
+    Magnitudes of DoRA change what the base computes, soups and squeezed adapters train nothing, and
+    a batch in pieces is one that did not fit even alone.
+    """
+    batch_size = job.plan.schedule.batch_size
+    whole = job.micro_batch_size is None or job.micro_batch_size >= batch_size
+    return whole and job.derivation is None and not job.plan.adapter.dora
+
+
+@dataclass(slots=True, kw_only=True)
+class Member:
+    """A job in a pack.
+
+    Attributes:
+        weights: when they were last taken from the pack.
+        leg: the stage that it is in; None at its end.
+        done: steps of that stage.
+        unchecked: steps since losses were looked at.
+        failure: why it is out, if it is.
+    """
+
+    log: JobLog
+    course: Course
+    weights: Weights
+    entrance: Entrance
+    leg: Leg | None = None
+    last: Leg | None = None
+    restored: bool
+    done: int = 0
+    unchecked: int = 0
+    failure: DivergedError | None = None
+    reported: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def of(cls, begun: Begun, log: JobLog) -> Member:
+        """Return a member with a copy of the weights that a job begins with."""
+        encoder, course = begun.encoder, begun.course
+        moments = moments_in(encoder, begun.optimizer)
+        weights = Weights(
+            tensors={n: p.detach().clone() for n, p in encoder.parameters_by_name().items()},
+            moments=moments,
+            scaling=encoder.scaling,
+            dropout=course.job.plan.adapter.dropout,
+        )
+        return cls(
+            log=log,
+            course=course,
+            weights=weights,
+            entrance=encoder.entrance,
+            leg=course.next_leg(),
+            restored=begun.restored,
+        )
+
+    @property
+    def job(self) -> TrainingJob:
+        return self.course.job
+
+    @property
+    def ended(self) -> bool:
+        return self.leg is None or self.failure is not None
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters of the adapter."""
+        tensors = self.weights.tensors.items()
+        return sum(t.numel() for name, t in tensors if not name.startswith("head."))
+
+    def content(self) -> bytes | None:
+        """Return the checkpoint; None if it was there already."""
+        if self.restored and self.last is None:
+            return None
+        return dump_tensors(self.weights.tensors, self.weights.moments, self.course.position)
+
+    def advance(self) -> None:
+        """Count a step that was taken."""
+        assert self.leg is not None
+        lengths = self.course.train_set.index.length[self.leg.batches[self.done]]
+        self.leg.log.count(lengths, self.course.cost)
+        self.done += 1
+        self.unchecked += 1
+
+    def check(self) -> None:
+        """Look at the losses since the last time, and leave the pack if one is not finite."""
+        assert self.leg is not None
+        try:
+            require_finite(self.leg.log, self.unchecked)
+        except DivergedError as error:
+            self.failure = error
+        self.unchecked = 0
+        now = time.perf_counter()
+        if now - self.reported >= REPORT_SECONDS:
+            self.course.tell(self.leg.log.first_step + self.done, self.leg.log.loss[-1])
+            self.reported = now
+
+    def move_on(self) -> None:
+        """Begin the next stage if this one is over."""
+        if self.leg is None or self.done < len(self.leg.batches) or self.failure is not None:
+            return
+        self.course.finish(self.leg)
+        self.last, self.leg, self.done = self.leg, self.course.next_leg(), 0
+
+
+class Pack:
+    """Members on one base, stacked."""
+
+    def __init__(self, base: BaseModel, members: Sequence[Member]) -> None:
+        self._base = base
+        self._members = members
+        self._stacked = StackedAdapters(base, [member.weights for member in members])
+        lowest = min(members, key=lambda member: member.entrance.cut)
+        self._entrance = lowest.entrance
+        self._pooling = members[0].job.plan.encoding.pooling
+        self._losses: list[Tensor] = []
+        self._norms: list[Tensor] = []
+
+    def train(self) -> None:
+        """Train until a member is at its end, or can't go on."""
+        schedules = [member.job.plan.schedule for member in self._members]
+        optimizer = StackedAdamW(
+            self._stacked,
+            [member.weights for member in self._members],
+            weight_decay=[schedule.weight_decay for schedule in schedules],
+            gradient_clip=[schedule.gradient_clip for schedule in schedules],
+        )
+        looked = time.perf_counter()
+        while not any(member.ended for member in self._members):
+            self._step(optimizer)
+            due = [m for m in self._members if m.leg and _is_due(m.done, m.leg)]
+            if due:
+                self._collect()
+                looked = self._share_time(looked)
+            for member in due:
+                member.check()
+                member.move_on()
+        for k, member in enumerate(self._members):
+            member.weights = Weights(
+                tensors=self._stacked.state(k),
+                moments=optimizer.moments(k),
+                scaling=member.weights.scaling,
+                dropout=member.weights.dropout,
+            )
+
+    def predict(self, examples: EvaluationSet) -> list[dict[str, Probabilities]]:
+        """Return each member's class probabilities, as ``evaluation.predict`` does for one."""
+        count = len(self._members)
+        texts, device = examples.texts, self._base.device
+        batches = batched_by_length(texts.lengths, TOKENS_IN_BATCH)
+        order = torch.from_numpy(np.argsort(np.concatenate(batches))).to(device)
+        found: list[Tensor] = []
+        with torch.inference_mode():
+            for chosen in batches:
+                longest = int(texts.lengths[chosen].max())
+                rows = Rows.of([len(chosen)] * count, [longest] * count, device)
+                found.append(
+                    self._encode([(texts, chosen)] * count, rows).unflatten(0, (count, -1))
+                )
+            vectors = torch.cat(found, dim=1)[:, order]
+            predictions: list[dict[str, Probabilities]] = [{} for _ in self._members]
+            for task, chosen in examples.rows.items():
+                own = vectors[:, torch.from_numpy(chosen).to(device)].flatten(0, 1)
+                rows = Rows.of([len(chosen)] * count, [1] * count, device)
+                logits = self._stacked.logits(task, own, rows).unflatten(0, (count, -1))
+                for k, values in enumerate(logits.double().softmax(dim=-1).cpu().numpy()):
+                    predictions[k][task] = values
+        return predictions
+
+    def _step(self, optimizer: StackedAdamW) -> None:
+        """Take one optimizer step with every member."""
+        members, device = self._members, self._base.device
+        inputs, generators, rates, resting = [], [], [], []
+        for member in members:
+            assert member.leg is not None
+            train_set, chosen = member.course.train_set, member.leg.batches[member.done]
+            step = member.leg.log.first_step + member.done
+            inputs.append((train_set.texts, chosen))
+            generators.append(_generator(member, step, device))
+            factor = member.course.factor(step)
+            peaks = peak_learning_rates(member.job.plan.schedule)
+            rates.append((peaks[0] * factor, peaks[1] * factor))
+            present = {train_set.index.tasks[i] for i in np.unique(train_set.index.task[chosen])}
+            resting.append(set(train_set.index.tasks) - present)
+        rows = Rows.of(
+            [len(chosen) for _, chosen in inputs],
+            [int(texts.lengths[chosen].max()) for texts, chosen in inputs],
+            device,
+            generators,
+        )
+        losses = self._losses_of(self._encode(inputs, rows), rows)
+        self._losses.append(losses.detach())
+        self._norms.append(optimizer.step(losses, rates, resting))
+        for member in members:
+            member.advance()
+
+    def _losses_of(self, vectors: Tensor, rows: Rows) -> Tensor:
+        """Return each member's mean loss over its batch, ``(members,)``."""
+        device = vectors.device
+        tasks = self._members[0].course.train_set.index.tasks
+        labels = np.full((len(tasks), sum(rows.counts)), IGNORED, dtype=np.int64)
+        start = 0
+        for member, count in zip(self._members, rows.counts, strict=True):
+            assert member.leg is not None
+            train_set, chosen = member.course.train_set, member.leg.batches[member.done]
+            own = train_set.index.task[chosen]
+            labels[own, np.arange(start, start + count)] = train_set.labels[chosen]
+            start += count
+        by_row = vectors.new_zeros(len(vectors))
+        targets = on_device(torch.from_numpy(labels), device)
+        for number, task in enumerate(tasks):
+            if (labels[number] != IGNORED).any():
+                logits = self._stacked.logits(task, vectors, rows)
+                by_row = by_row + nn.functional.cross_entropy(
+                    logits, targets[number], reduction="none", ignore_index=IGNORED
+                )
+        parts = by_row.split(list(rows.counts))
+        return torch.stack([part.sum() / len(part) for part in parts])
+
+    def _encode(self, inputs: Sequence[Input], rows: Rows) -> Tensor:
+        """Return one float32 vector a row, ``(rows, hidden)``.
+
+        Members often have the same batch: texts are padded, and what is known of them is read,
+        once.
+        """
+        device = self._base.device
+        different, place = _different(inputs)
+        padded = [texts.pad(chosen) for texts, chosen in different]
+        ids = _filled_up([ids for ids, _ in padded], rows.longest, inputs[0][0].pad_id)
+        mask = _filled_up([mask for _, mask in padded], rows.longest)
+        picked = on_device(torch.from_numpy(place), device)
+        ids, mask = (on_device(t, device).index_select(0, picked) for t in (ids, mask))
+        entrance: AbstractContextManager[None] = nullcontext()
+        known = [self._entrance.hidden(texts, chosen) for texts, chosen in different]
+        below = [hidden for hidden in known if hidden is not None]
+        if len(below) == len(known):
+            hidden = on_device(_filled_up(below, rows.longest), device).index_select(0, picked)
+            entrance = entering(self._base.stack, self._entrance.cut, hidden)
+        with autocast(device), self._stacked.applied_to(rows), entrance:
+            found = self._base.model(input_ids=ids, attention_mask=mask).last_hidden_state
+        return pool(found.float(), mask, self._pooling)
+
+    def _collect(self) -> None:
+        """Move pending losses and norms to the members' logs."""
+        losses = torch.stack(self._losses, dim=1).tolist()
+        norms = torch.stack(self._norms, dim=1).tolist()
+        self._losses.clear()
+        self._norms.clear()
+        for member, own_losses, own_norms in zip(self._members, losses, norms, strict=True):
+            assert member.leg is not None
+            member.leg.log.loss += own_losses
+            member.leg.log.gradient_norm += own_norms
+
+    def _share_time(self, since: float) -> float:
+        """Give every member its share of the time since then; return the time now."""
+        now = time.perf_counter()
+        sizes = [member.job.plan.schedule.batch_size for member in self._members]
+        for member, size in zip(self._members, sizes, strict=True):
+            assert member.leg is not None
+            member.leg.log.seconds += (now - since) * size / sum(sizes)
+        return now
+
+
+def _is_due(done: int, leg: Leg) -> bool:
+    """Return whether losses are looked at after so many steps of a stage."""
+    return done % CHECK_EVERY == 0 or done == len(leg.batches)
+
+
+def _generator(member: Member, step: int, device: torch.device) -> torch.Generator | None:
+    """Return a generator that draws one step's dropout as if the member were alone."""
+    if not member.weights.dropout:
+        return None
+    return torch.Generator(device).manual_seed(dropout_seed(member.job.seed, step))
+
+
+def _different(inputs: Sequence[Input]) -> tuple[list[Input], Indices]:
+    """Return inputs without repetition, and where among their rows each given row is."""
+    keys = [(texts.digest, chosen.tobytes()) for texts, chosen in inputs]
+    different = dict(zip(keys, inputs, strict=True))
+    places, start = {}, 0
+    for key, (_, chosen) in different.items():
+        places[key] = np.arange(start, start + len(chosen))
+        start += len(chosen)
+    return list(different.values()), np.concatenate([places[key] for key in keys])
+
+
+def _filled_up(parts: Sequence[Tensor], longest: int, fill: int = 0) -> Tensor:
+    """Return parts of ``(rows, length, ...)`` one after another, all ``longest`` long."""
+    shape = (sum(map(len, parts)), longest, *parts[0].shape[2:])
+    together = parts[0].new_full(shape, fill)
+    start = 0
+    for part in parts:
+        together[start : start + len(part), : part.shape[1]] = part
+        start += len(part)
+    return together

@@ -239,7 +239,7 @@ def dry_run(config: LoadedConfig, source: Source, observer: Observer) -> Facts:
 
 
 def probe(spec: RunSpec, used: Backend) -> list[Outcome]:
-    """Train the default recipe for a few steps on every worker at once.
+    """Train the default recipe for a few steps on every worker at once, as many as go together.
 
     Raises:
         RunError: it fails.
@@ -256,7 +256,7 @@ def probe(spec: RunSpec, used: Backend) -> list[Outcome]:
             seed=spec.seed,
             micro_batch_size=spec.execution.micro_batch_size,
         )
-        for i in range(used.workers)
+        for i in range(used.workers * used.survey.slots)
     ]
     probes = list(used.executor.run(jobs))
     used.checkpoints.discard({probe.checkpoint for probe in probes if probe.checkpoint})

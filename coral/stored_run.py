@@ -65,7 +65,8 @@ def _survey_from(data: dict[str, Any]) -> Survey:
         TaskSurvey(**{**task, "label_names": tuple(task["label_names"])})
         for task in data.pop("tasks")
     )
-    return Survey(linear_modules=modules, tasks=tasks, **data)
+    rates = tuple((count, rate) for count, rate in data.pop("slot_rates", ()))
+    return Survey(linear_modules=modules, tasks=tasks, slot_rates=rates, **data)
 
 
 def read_run(folder: Path) -> Facts:

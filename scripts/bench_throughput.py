@@ -145,11 +145,13 @@ class HuggingFaceTrainer:
     """Trains Coral's jobs with the stock ``Trainer``; the part of ``ports.Trainer`` needed here.
 
     Attributes:
+        task: its name.
         rows: the train split, tokenized.
         sampling: ``random`` or ``group_by_length``.
     """
 
     base: BaseModel
+    task: str
     rows: list[dict[str, Any]]
     classes: int
     cache: CachePaths
@@ -167,13 +169,13 @@ class HuggingFaceTrainer:
             plan = digest_of(job.plan)
             batch_size = job.plan.schedule.batch_size
             [steps] = ladder_steps(job.stages, len(self.rows), batch_size)
-            with adapted(self.base, job.plan, {TASK: self.classes}, job.seed) as encoder:
+            with adapted(self.base, job.plan, {self.task: self.classes}, job.seed) as encoder:
                 optimizer = build_optimizer(encoder, job.plan.schedule)
                 self._train_encoder(job, encoder, optimizer, steps)
                 position = checkpoint.Position(
                     plan=plan,
                     model=self.base.digest,
-                    heads={TASK: self.classes},
+                    heads={self.task: self.classes},
                     scaling=job.plan.adapter.scaling,
                     stage=0,
                     step=steps,
@@ -197,10 +199,11 @@ class HuggingFaceTrainer:
         import transformers
 
         plan = job.plan.schedule
+        on_gpu = self.base.device.type == "cuda"
         warm_up = warmup_steps(plan.warmup_ratio, steps)
         scheduler = transformers.get_scheduler(plan.scheduler, optimizer, warm_up, steps)
         trainer = transformers.Trainer(
-            model=classifier(encoder),
+            model=classifier(encoder, self.task),
             args=transformers.TrainingArguments(
                 output_dir=f"{self.cache.root}/hugging-face",
                 max_steps=steps,
@@ -209,14 +212,15 @@ class HuggingFaceTrainer:
                 train_sampling_strategy=self.sampling,
                 dataloader_drop_last=True,  # Coral's batches are whole ones
                 dataloader_num_workers=0,
-                dataloader_pin_memory=False,
+                dataloader_pin_memory=on_gpu,
                 remove_unused_columns=False,
                 eval_strategy="no",
                 save_strategy="no",
                 logging_strategy="no",
                 report_to="none",
                 disable_tqdm=True,
-                use_cpu=True,
+                use_cpu=not on_gpu,
+                bf16=on_gpu,
                 seed=job.seed,
             ),
             data_collator=transformers.DataCollatorWithPadding(self.base.tokenizer),
@@ -227,7 +231,7 @@ class HuggingFaceTrainer:
         trainer.train()
 
 
-def classifier(encoder: MultiTaskEncoder) -> nn.Module:
+def classifier(encoder: MultiTaskEncoder, task: str) -> nn.Module:
     """Return the PEFT model under mean pooling and a linear head, as ``Trainer`` calls a model."""
     from torch import Tensor, nn
 
@@ -241,7 +245,7 @@ def classifier(encoder: MultiTaskEncoder) -> nn.Module:
         def forward(
             self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
         ) -> dict[str, Tensor]:
-            logits = encoder.heads[TASK](encoder.encode(input_ids, attention_mask))
+            logits = encoder.heads[task](encoder.encode(input_ids, attention_mask))
             return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
     return Classifier()
@@ -269,6 +273,7 @@ def build_hugging_face(
     names = ("input_ids", "attention_mask", "labels")
     return HuggingFaceTrainer(
         base=base,
+        task=TASK,
         rows=[dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)],
         classes=len(data.label_names),
         cache=cache,

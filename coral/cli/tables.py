@@ -366,6 +366,8 @@ def print_forecast(facts: Facts, console: Console) -> None:
         f" {kind} workers, about {duration(facts['wall_seconds'])}{virtual}"
     )
     console.print(_operations(facts))
+    if facts["examples_per_second_side_by_side"]:
+        console.print(_side_by_side(facts))
     console.print(
         f"memory  {size(facts['peak_memory_bytes_per_worker'])} a worker,"
         f" {size(facts['peak_memory_bytes'])} in all; disk  up to {size(facts['disk_bytes'])}"
@@ -379,6 +381,13 @@ def _operations(facts: Facts) -> str:
     told = f"a first genome computes {facts['operations_of_default']:.0%} of what the default does"
     layers = ", ".join(str(layer) for layer in facts["shared_before_layers"])
     return f"{told}; shared: what enters layer {layers}" if layers else told
+
+
+def _side_by_side(facts: Facts) -> str:
+    """How many genomes a worker trains at once, and what that was chosen by."""
+    timed = facts["examples_per_second_side_by_side"]
+    rates = ", ".join(f"{rate:.0f} with {count}" for count, rate in timed.items())
+    return f"genomes side by side on a worker: {facts['side_by_side']} (examples/s: {rates})"
 
 
 def _expected_agreement(agreement: dict[str, float | None]) -> Text:

@@ -38,7 +38,7 @@ def forecast(spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: 
     """Return stages, steps, time, memory and disk of a run that has not begun.
 
     Args:
-        probes: one short job of the default recipe for each worker, run at the same time.
+        probes: short jobs of the default recipe, as many as train at the same time.
     """
     population, generations = spec.evolution.population_size, spec.evolution.generations
     batch_size = spec.training.schedule.batch_size
@@ -88,6 +88,8 @@ def forecast(spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: 
         "wall_seconds": seconds,
         "workers": workers,
         "device": survey.device,
+        "side_by_side": survey.slots,
+        "examples_per_second_side_by_side": {str(n): rate for n, rate in survey.slot_rates},
         "examples_per_second_per_worker": train_rate,
         "peak_memory_bytes_per_worker": memory,
         "peak_memory_bytes": memory * workers,

@@ -104,7 +104,7 @@ def load_base(base_model: str, *, device: str, trust_remote_code: bool) -> BaseM
         tokenizer=tokenizer,
         digest=digest or _hub_digest(name, model),
         stack=stack,
-        linear_modules=tuple(_linear_modules(model, name_of_stack)),
+        linear_modules=tuple(linear_modules_of(model, name_of_stack)),
     )
 
 
@@ -167,7 +167,8 @@ def find_layer_stack(model: nn.Module) -> str:
     return max(stacks, key=lambda stack: (stack[1], -stack[0].count(".")))[0]
 
 
-def _linear_modules(model: nn.Module, stack: str) -> list[LinearModule]:
+def linear_modules_of(model: nn.Module, stack: str) -> list[LinearModule]:
+    """Return every linear map of a model whose layers are in ``stack``, in its order."""
     inside = re.compile(rf"{re.escape(stack)}\.(\d+)\.")
     found = []
     for name, module in model.named_modules():

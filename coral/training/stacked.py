@@ -265,7 +265,7 @@ class StackedAdamW:
                 for parameter, gradient in zip(parameters, found, strict=True)
             ]
             gradients = torch.cat([gradient.flatten(1) for gradient in by_part], dim=1)
-            norms = gradients.norm(dim=1)
+            norms: Tensor = gradients.norm(dim=1)
             shares = (self._gradient_clip / (norms + 1e-6)).clamp(max=1.0)
             gradients.mul_(shares.unsqueeze(1))
             decay, active, root, size = self._coefficients(learning_rates, resting, used)

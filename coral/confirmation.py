@@ -17,7 +17,7 @@ from coral.ports import Ports, Survey, TrainingJob
 from coral.records import Contestant, Outcome, RunConfirmed, StageFinished
 from coral.rng import derive_seed
 from coral.settings import RunSpec
-from coral.work import Work, job_of, run, with_ancestors, work_of
+from coral.work import Work, job_of, longest_first, run, with_ancestors, work_of
 
 REFERENCE = 0
 """Number of the trial that runs the default recipe."""
@@ -41,7 +41,8 @@ def confirm(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionStat
     contestants, champion = [lineage], lineage.trial
     rematches = _rematches(lineage.optimizer_steps, state, spec, ports.survey)
     jobs = [job_of(rematch.work, len(rematch.work.stages) - 1, spec) for rematch in rematches]
-    for outcome in run([j for j in jobs if j.key not in state.outcomes], state, spec, ports):
+    missing = longest_first([job for job in jobs if job.key not in state.outcomes], ports.survey)
+    for outcome in run(missing, state, spec, ports):
         trial = next(job.trial for job in jobs if job.key == outcome.key)
         state = record(state, StageFinished(trial=trial, outcome=outcome), spec, ports)
     contestants += [

@@ -13,7 +13,7 @@ from coral.evolution import (
     promoted,
 )
 from coral.fidelity import Contender, judge, ladder_steps
-from coral.ports import Ports, Survey, TrainingJob
+from coral.ports import Ports, Survey
 from coral.records import (
     CandidatesJoined,
     Event,
@@ -24,7 +24,7 @@ from coral.records import (
 )
 from coral.retention import give_up, make_room
 from coral.settings import RunSpec
-from coral.work import Work, job_of, run, work_of
+from coral.work import Work, job_of, longest_first, run, work_of
 
 
 def record(state: EvolutionState, event: Event, spec: RunSpec, ports: Ports) -> EvolutionState:
@@ -139,15 +139,14 @@ def _train_stage(
     spec: RunSpec,
     ports: Ports,
 ) -> EvolutionState:
-    """Train whoever has no outcome yet, the longest jobs first so that workers end together."""
+    """Train whoever has no outcome yet."""
     jobs = [
         job_of(work, stage, spec, resume_from=_checkpoint(work, stage - 1, state))
         for work in climbing
         if work.keys[stage] not in state.outcomes
     ]
     numbers = {job.key: job.trial for job in jobs}
-    jobs.sort(key=lambda job: (-_expected_cost(job, ports.survey), job.trial))
-    for outcome in run(jobs, state, spec, ports):
+    for outcome in run(longest_first(jobs, ports.survey), state, spec, ports):
         event = StageFinished(trial=numbers[outcome.key], outcome=outcome)
         state = record(state, event, spec, ports)
     return state
@@ -156,13 +155,6 @@ def _train_stage(
 def _checkpoint(work: Work, stage: int, state: EvolutionState) -> str | None:
     known = state.outcomes.get(work.keys[stage]) if stage >= 0 else None
     return known[1].checkpoint if known else None
-
-
-def _expected_cost(job: TrainingJob, survey: Survey) -> float:
-    """Return a job's cost up to a constant: examples, and a term for each step's overhead."""
-    batch_size = job.plan.schedule.batch_size
-    ends = [0, *ladder_steps(job.stages, survey.train_examples, batch_size)]
-    return (ends[job.stage + 1] - ends[job.stage]) * (batch_size + 2)
 
 
 def _superseded(state: EvolutionState, verdicts: Mapping[int, Verdict | None]) -> list[str]:

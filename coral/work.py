@@ -8,7 +8,7 @@ from typing import Any
 
 from coral.errors import CheckpointError
 from coral.evolution import EvolutionState, ancestors
-from coral.fidelity import Stage
+from coral.fidelity import Stage, ladder_steps
 from coral.plan import TrainingPlan, digest_of
 from coral.ports import CheckpointStore, Inherited, Ports, Survey, TrainingJob
 from coral.records import Candidate, Legacy, Outcome
@@ -112,6 +112,18 @@ def run(
                 yield outcome
             else:
                 pending.append(with_ancestors(waiting[outcome.key], state, spec, ports.survey))
+
+
+def longest_first(jobs: Sequence[TrainingJob], survey: Survey) -> list[TrainingJob]:
+    """Return jobs in the order in which workers end together."""
+
+    def expected_cost(job: TrainingJob) -> int:
+        """Examples, and a term for each step's overhead."""
+        batch_size = job.plan.schedule.batch_size
+        ends = [0, *ladder_steps(job.stages, survey.train_examples, batch_size)]
+        return (ends[job.stage + 1] - ends[job.stage]) * (batch_size + 2)
+
+    return sorted(jobs, key=lambda job: (-expected_cost(job), job.trial))
 
 
 def _holds(checkpoints: CheckpointStore, address: str) -> bool:

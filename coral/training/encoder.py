@@ -23,6 +23,7 @@ from coral.training.data import TokenizedTexts, on_device
 from coral.training.dropout import SeededDropout
 from coral.training.factors import Factors
 from coral.training.failures import DivergedError
+from coral.training.folded import fold
 from coral.training.prefix import WHOLE, Entrance, Prefixes
 
 MAX_TORCH_SEED = 2**63 - 1
@@ -277,6 +278,7 @@ def adapted(
         if plan.adapter.dropout:
             for layer in encoder.layers().values():
                 layer.lora_dropout[_NAME] = SeededDropout(plan.adapter.dropout)
+        fold(encoder.layers().values(), _NAME)
         yield encoder
     finally:
         _unload(peft_model, base.model)

@@ -13,6 +13,7 @@ from coral.errors import CheckpointError, PlanError
 from coral.plan import with_values
 from coral.training.base import BaseModel
 from coral.training.data import tokenize
+from coral.training.dropout import SeededDropout
 from coral.training.encoder import MultiTaskEncoder, adapted, lora_config, pool
 from coral.training.failures import DivergedError
 from tests.training.conftest import SEED, plan
@@ -188,15 +189,16 @@ def test_a_head_starts_alike_whatever_other_tasks_there_are(base: BaseModel) -> 
 
 
 def test_dropout_is_switched_in_the_adapter_alone(base: BaseModel) -> None:
+    kinds = nn.Dropout, SeededDropout
     dropout = with_values(plan(), {"adapter.dropout": 0.5})
     with adapted(base, dropout, CLASSES, SEED) as encoder:
         encoder.train_adapter(True)
         training = {name for name, module in encoder.named_modules() if module.training}
-        active = {name for name in training if isinstance(encoder.get_submodule(name), nn.Dropout)}
+        active = {name for name in training if isinstance(encoder.get_submodule(name), kinds)}
         assert active
         assert all(".lora_dropout" in name for name in active)
         encoder.train_adapter(False)
-        assert not any(m.training for m in encoder.adapter.modules() if isinstance(m, nn.Dropout))
+        assert not any(m.training for m in encoder.adapter.modules() if isinstance(m, kinds))
 
 
 def test_targets_that_match_nothing_are_named(base: BaseModel) -> None:

@@ -138,7 +138,7 @@ def trainer_payload(spec: RunSpec, folders: Sequence[Path], fresh: str = "") -> 
     """
     return {
         "base_model": spec.base_model,
-        "tasks": [[task.name, dict(task.options)] for task in spec.tasks],
+        "tasks": [[task.registered, task.arguments] for task in spec.tasks],
         "plugin_folders": [str(folder) for folder in folders],
         "cache_root": cache_location(spec.cache).root,
         "checkpoints": checkpoints_at(spec, fresh),
@@ -258,7 +258,7 @@ def simulated_world(spec: RunSpec, registry: Registry) -> World:
     profile = read_profile(find_profile(spec.simulation.profile))
     requests = []
     for settings in spec.tasks:
-        task = registry.build(settings.name, settings.options)
+        task = registry.build(settings.registered, settings.arguments)
         shipped = getattr(task, "simulation_profile", None)
         requests.append(
             TaskRequest(

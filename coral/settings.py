@@ -25,10 +25,27 @@ from coral.records import Candidate, Objective
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSettings:
-    """A task by its registered name, and the options that its plugin takes."""
+    """A task, and the options that its plugin takes.
+
+    Attributes:
+        name: of the task in this run.
+        type: registered name of what makes it, which is then told the task's name; empty if that
+            is the task's name itself.
+    """
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    type: str = ""
+
+    @property
+    def registered(self) -> str:
+        """Name under which plugins provide it."""
+        return self.type or self.name
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What its factory is called with."""
+        return {**self.options, "name": self.name} if self.type else dict(self.options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

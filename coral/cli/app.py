@@ -281,6 +281,39 @@ def resume(
         _finish(facts, "coral evolve CONFIG", json=json)
 
 
+@app.command()
+def init(
+    data: Annotated[str, typer.Argument(help="A file, folder, glob, URL or hub id.")],
+    *,
+    base_model: Annotated[
+        str | None, typer.Option(help="A hub id, a local folder, or package:<module>/<folder>.")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE")] = Path("coral.yaml"),
+    plugins: Plugins = None,
+    json: Json = False,
+) -> None:
+    """Look at your data and write a commented config that runs."""
+    with reported():
+        from coral.reporting import as_json
+        from coral.starter import write_starter
+
+        facts = write_starter(data, output, base_model, plugins or ())
+        if json:
+            typer.echo(as_json(facts))
+            return
+        options = facts["options"]
+        columns = ", ".join(f"{role}: {name}" for role, name in options.items() if role != "path")
+        classes = facts["classes"]
+        shown = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
+        typer.echo(f"read as {facts['type']} ({columns})")
+        typer.echo(f"{len(classes)} classes: {shown}")
+        typer.echo(
+            f"{facts['train_examples']:,} texts to train on, {facts['validation_examples']:,} to"
+            f" validate, {facts['test_examples']:,} to test"
+        )
+        typer.echo(f"wrote {output}    next: coral evolve {output}")
+
+
 for command in (stored.show, stored.lineage, stored.predict, stored.runs, stored.gc):
     app.command()(command)
 

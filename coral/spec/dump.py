@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from coral.genome import ChoiceGene, FloatGene, Gene, IntGene, SimplexGene, SubsetGene
-from coral.settings import RunSpec
+from coral.settings import RunSpec, TaskSettings
 from coral.spec.document import dump_yaml
 
 
@@ -15,7 +15,7 @@ def dump_spec(spec: RunSpec) -> str:
     data = {
         "mode": spec.mode,
         "base_model": spec.base_model,
-        "tasks": [{"name": task.name, **task.options} for task in spec.tasks],
+        "tasks": [_task(task) for task in spec.tasks],
         "training": asdict(spec.training),
         "search_space": {gene.path: _gene(gene) for gene in spec.space.genes},
         "evolution": asdict(spec.evolution),
@@ -43,6 +43,11 @@ def dump_spec(spec: RunSpec) -> str:
         "seed": spec.seed,
     }
     return dump_yaml(_plain(data))
+
+
+def _task(task: TaskSettings) -> dict[str, Any]:
+    kind = {"type": task.type} if task.type else {}
+    return {"name": task.name, **kind, **task.options}
 
 
 def _gene(gene: Gene) -> dict[str, Any]:

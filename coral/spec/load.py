@@ -228,24 +228,28 @@ class _Sections:
                 rule = f"must be a task's name, or a mapping with a name, got {shown(item)}"
                 self._reader.fault(path, rule, known)
                 continue
-            options = {key: value for key, value in block.items() if key != "name"}
-            name = block["name"]
+            options = {key: v for key, v in block.items() if key not in ("name", "type")}
+            name, kind = block["name"], block.get("type", "")
+            if not isinstance(kind, str):
+                rule = f"must be a task's registered name, got {shown(kind)}"
+                self._reader.fault((*path, "type"), rule, known)
+                continue
             if name in [task.name for task in settings]:
                 rule = f"task {name!r} must be named once, it is already above"
                 self._reader.fault(path, rule, "Remove one of the two.")
                 continue
-            settings.append(TaskSettings(name=name, options=options))
-            task = self._task(name, options, path)
+            settings.append(TaskSettings(name=name, options=options, type=kind))
+            task = self._task(settings[-1], path)
             if task is not None:
                 built.append(task)
         return settings, built if len(self._reader.faults) == before else None
 
-    def _task(self, name: str, options: Mapping[str, Any], path: KeyPath) -> Task | None:
+    def _task(self, settings: TaskSettings, path: KeyPath) -> Task | None:
         """Build a task; every option at fault is left out in turn, so that all are found."""
-        kept = dict(options)
+        kept = settings.arguments
         while True:
             try:
-                task = self._registry.build(name, kept)
+                task = self._registry.build(settings.registered, kept)
             except TaskError as error:
                 rule, _, remedy = str(error).partition("\n")
                 named = _TASK_OPTION.match(rule)

@@ -101,7 +101,13 @@ def config_schema() -> Schema:
                         {
                             "type": "object",
                             "required": ["name"],
-                            "properties": {"name": {"type": "string"}},
+                            "properties": {
+                                "name": {"type": "string"},
+                                "type": {
+                                    "type": "string",
+                                    "description": "What makes the task; its name if not given.",
+                                },
+                            },
                         },
                     ]
                 },

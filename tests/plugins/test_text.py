@@ -1,0 +1,255 @@
+"""Texts from files, described in the config alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from coral.errors import TaskError
+from coral.ports import DataContext, Task, TaskData
+from coral.tasks import discover
+from coral.testing import TaskConformance
+
+TYPE = "text-classification"
+CLASSES = ("bad", "fair", "good")
+ROWS = [
+    {"id": i, "review": f"review number {i} says {CLASSES[i % 3]}", "stars": CLASSES[i % 3]}
+    for i in range(90)
+]
+
+Load = Callable[..., TaskData]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    registry = discover()
+
+    def load(path: Path | str, **options: Any) -> TaskData:
+        task = registry.build(TYPE, {"path": str(path), "name": "reviews", **options})
+        return task.load(DataContext(cache_dir=tmp_path / "cache"))
+
+    return load
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]] = ROWS, delimiter: str = ",") -> Path:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_lines(path: Path, rows: list[dict[str, Any]] = ROWS) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def write_parquet(path: Path) -> Path:
+    import datasets
+
+    datasets.Dataset.from_list(ROWS).to_parquet(str(path))
+    return path
+
+
+def save(path: Path) -> Path:
+    import datasets
+
+    labels = datasets.ClassLabel(names=list(CLASSES))
+    whole = datasets.Dataset.from_list(ROWS).cast_column("stars", labels)
+    parts = {name: whole.select(range(i, 90, 3)) for i, name in enumerate(("train", "dev", "test"))}
+    parts = {name: whole.select(range(30 * i, 30 * i + 30)) for i, name in enumerate(parts)}
+    datasets.DatasetDict(parts).save_to_disk(str(path))
+    return path
+
+
+class TestConformance(TaskConformance):
+    @pytest.fixture
+    def task(self, tmp_path: Path) -> Task:
+        path = write_csv(tmp_path / "reviews.csv")
+        return discover().build(TYPE, {"path": str(path), "text": "review", "label": "stars"})
+
+
+def everything(data: TaskData) -> Counter[tuple[str, str]]:
+    return Counter(
+        (text, data.label_names[label])
+        for split in (data.train, data.validation, data.test)
+        for text, label in zip(split.texts, split.labels, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("r.csv", write_csv),
+        ("r.tsv", lambda path: write_csv(path, delimiter="\t")),
+        ("r.jsonl", write_lines),
+        ("r.json", lambda path: path.write_text(json.dumps(ROWS)) and path),
+        ("r.parquet", write_parquet),
+    ],
+)
+def test_files_of_every_kind_hold_the_same(
+    tmp_path: Path, load: Load, name: str, write: Callable[[Path], Path]
+) -> None:
+    data = load(write(tmp_path / name))
+    assert everything(data) == Counter((row["review"], row["stars"]) for row in ROWS)
+    assert data.label_names == CLASSES
+    sizes = [len(split) for split in (data.train, data.validation, data.test)]
+    assert sizes == pytest.approx([72, 9, 9], abs=2)
+    for split in (data.train, data.validation, data.test):
+        counts = np.bincount(split.labels, minlength=3)
+        assert counts.max() - counts.min() <= 1
+
+
+@pytest.mark.parametrize("where", ["folder", "folder/*.jsonl", "folder/**/*.jsonl"])
+def test_folders_and_globs_are_read_as_one(tmp_path: Path, load: Load, where: str) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for i in range(3):
+        write_lines(folder / f"{i}.jsonl", ROWS[30 * i : 30 * i + 30])
+    assert sum(everything(load(tmp_path / where)).values()) == 90
+
+
+def test_splits_and_class_names_of_the_data_are_kept(tmp_path: Path, load: Load) -> None:
+    data = load(save(tmp_path / "saved"))
+    assert data.label_names == CLASSES
+    for split, rows in zip(
+        (data.train, data.validation, data.test), (ROWS[:30], ROWS[30:60], ROWS[60:]), strict=True
+    ):
+        assert split.texts == tuple(row["review"] for row in rows)
+
+
+def test_numbers_are_classes_in_their_order(tmp_path: Path, load: Load) -> None:
+    rows = [{"text": f"text {i}", "label": (2, 10, 1)[i % 3]} for i in range(60)]
+    assert load(write_csv(tmp_path / "n.csv", rows)).label_names == ("1", "2", "10")
+
+
+def test_a_text_is_on_one_side_only_however_it_is_spaced(tmp_path: Path, load: Load) -> None:
+    rows = [
+        {"text": f"Text  {i // 3}" if i % 2 else f"text {i // 3} ", "label": i // 3 % 2}
+        for i in range(120)
+    ]
+    data = load(write_lines(tmp_path / "d.jsonl", rows))
+    sides = [
+        {" ".join(text.split()).casefold() for text in split.texts}
+        for split in (data.train, data.validation, data.test)
+    ]
+    assert all(sides)
+    assert sum(map(len, sides)) == 40
+
+
+def test_a_group_is_on_one_side_only(tmp_path: Path, load: Load) -> None:
+    rows = [{"text": f"text {i}", "label": i % 2, "author": f"a{i // 6}"} for i in range(120)]
+    data = load(write_csv(tmp_path / "g.csv", rows), group="author")
+    author = {row["text"]: row["author"] for row in rows}
+    sides = [
+        {author[text] for text in split.texts} for split in (data.train, data.validation, data.test)
+    ]
+    assert all(sides)
+    assert sum(map(len, sides)) == 20
+
+
+def test_the_seed_decides_the_splits(tmp_path: Path, load: Load) -> None:
+    path = write_csv(tmp_path / "r.csv")
+    assert load(path).test.texts == load(path).test.texts
+    assert load(path).test.texts != load(path, split_seed=1).test.texts
+
+
+class TestBadInput:
+    def refused(self, load: Load, path: Path | str, **options: Any) -> str:
+        with pytest.raises(TaskError) as caught:
+            load(path, **options)
+        assert "reviews" in str(caught.value)
+        return str(caught.value)
+
+    def test_a_missing_file_is_named_with_where_it_was_looked_for(
+        self, tmp_path: Path, load: Load
+    ) -> None:
+        assert f"{tmp_path}/no.csv doesn't exist" in self.refused(load, tmp_path / "no.csv")
+
+    def test_a_pattern_that_matches_nothing(self, tmp_path: Path, load: Load) -> None:
+        assert "no file matches" in self.refused(load, tmp_path / "*.csv")
+
+    def test_a_folder_without_data(self, tmp_path: Path, load: Load) -> None:
+        assert "must hold data files" in self.refused(load, tmp_path)
+
+    def test_files_of_two_kinds(self, tmp_path: Path, load: Load) -> None:
+        folder = tmp_path / "mixed"
+        folder.mkdir()
+        write_csv(folder / "a.csv")
+        write_lines(folder / "b.jsonl")
+        assert ".csv, .jsonl" in self.refused(load, folder)
+
+    def test_a_line_that_can_not_be_read_is_named(self, tmp_path: Path, load: Load) -> None:
+        path = tmp_path / "broken.csv"
+        path.write_text("text,label\na,b\nc,d,e\n")
+        assert "line 3" in self.refused(load, path)
+
+    def test_a_missing_column_with_those_there_are(self, tmp_path: Path, load: Load) -> None:
+        path = write_csv(tmp_path / "r.csv")
+        message = self.refused(load, path, text="reviw")
+        assert "'reviw' isn't in the data" in message
+        assert "id, review, stars" in message
+        assert "group column 'author'" in self.refused(load, path, group="author")
+
+    def test_columns_that_can_not_be_guessed(self, tmp_path: Path, load: Load) -> None:
+        rows = [{"text": "a", "body": "b", "label": 1}]
+        assert "could be text or body" in self.refused(load, write_csv(tmp_path / "r.csv", rows))
+        rows = [{"text": "a", "n": 1}]
+        message = self.refused(load, write_csv(tmp_path / "q.csv", rows))
+        assert "label column can't be guessed" in message
+
+    def test_one_class_only(self, tmp_path: Path, load: Load) -> None:
+        rows = [{"text": f"t{i}", "label": "same"} for i in range(9)]
+        assert "at least two classes" in self.refused(load, write_csv(tmp_path / "r.csv", rows))
+
+    def test_labels_that_are_no_classes(self, tmp_path: Path, load: Load) -> None:
+        rows = [{"text": f"t{i}", "label": i} for i in range(99)]
+        message = self.refused(load, write_csv(tmp_path / "r.csv", rows))
+        assert "99 different values in 99 rows" in message
+
+    def test_a_missing_label(self, tmp_path: Path, load: Load) -> None:
+        rows = [*ROWS, {"id": 1, "review": "more", "stars": None}]
+        message = self.refused(load, write_lines(tmp_path / "r.jsonl", rows))
+        assert "no label in row 90" in message
+
+    def test_texts_that_are_not_strings(self, tmp_path: Path, load: Load) -> None:
+        rows = [{"text": i, "label": i % 2} for i in range(9)]
+        message = self.refused(load, write_lines(tmp_path / "r.jsonl", rows))
+        assert "row 0 holds 0" in message
+
+    def test_labels_that_training_never_sees(self, tmp_path: Path, load: Load) -> None:
+        import datasets
+
+        def part(*labels: str) -> Any:
+            return datasets.Dataset.from_list([{"text": f"{x}", "label": x} for x in labels])
+
+        parts = {"train": part("a", "b"), "test": part("a", "c")}
+        datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "saved"))
+        assert "'c' isn't" in self.refused(load, tmp_path / "saved")
+
+    def test_too_few_rows_to_split(self, tmp_path: Path, load: Load) -> None:
+        rows = [{"text": "same", "label": i} for i in range(2)]
+        assert "too few" in self.refused(load, write_csv(tmp_path / "r.csv", rows))
+
+    @pytest.mark.parametrize("share", [0, -0.1, 0.6])
+    def test_a_share_that_makes_no_split(self, tmp_path: Path, load: Load, share: float) -> None:
+        path = write_csv(tmp_path / "r.csv")
+        assert "at most 0.5" in self.refused(load, path, test_share=share)
+
+    def test_a_hub_id_offline_says_what_to_do(
+        self, load: Load, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import datasets
+
+        def offline(*_: Any, **__: Any) -> None:
+            raise ConnectionError("Couldn't reach 'someone/reviews' on the Hub")
+
+        monkeypatch.setattr(datasets, "load_dataset", offline)
+        assert "has in its cache" in self.refused(load, "someone/reviews")

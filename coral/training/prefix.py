@@ -2,15 +2,17 @@
 
 Below its lowest adapted layer every genome does what the base does. The activations that enter that
 layer are kept in memory-mapped files, so that genomes, epochs, stages, splits and worker processes
-share them. Texts are computed in fixed blocks: a block has the same bits, whoever needed it first,
-and two workers that compute it at once write the same.
+share them. Texts are computed in fixed blocks: a block has the same bits, whoever needed it first.
+Workers that need a block at the same time compute different ones meanwhile.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -26,13 +28,13 @@ from torch import Tensor, nn
 from coral.sharing import highest_kept
 from coral.training.base import BaseModel
 from coral.training.batches import Indices
-from coral.training.data import TokenizedTexts, batched_by_length, on_device
-
-BLOCK_TOKENS = 4096
-"""Tokens of a block at most, padding included, unless one text is longer than that."""
+from coral.training.data import TokenizedTexts, batched_by_length, on_device, tokens_at_once
 
 TOLERANCE = 1e-5
 """How far the last hidden states may differ, relative to their largest, for a base to be shared."""
+
+WAIT_SECONDS = 0.002
+"""Between two looks at a block that another process computes, when nothing else is left to do."""
 
 TRIED_TOKENS = 8
 """Tokens of the texts on which that is tried."""
@@ -90,15 +92,21 @@ class Prefix:
     """What enters one layer, for the texts of one set."""
 
     def __init__(
-        self, texts: TokenizedTexts, folder: Path, compute: Callable[[Indices], Tensor], width: int
+        self,
+        texts: TokenizedTexts,
+        folder: Path,
+        compute: Callable[[Indices], Tensor],
+        width: int,
+        block_tokens: int,
     ) -> None:
         """Args:
         folder: of this set and layer alone.
         compute: activations of some texts, ``(rows, longest, width)``.
+        block_tokens: of a block at most, padding included, unless one text is longer.
         """
         self._texts = texts
         self._compute = compute
-        self._blocks = batched_by_length(texts.lengths, BLOCK_TOKENS)
+        self._blocks = batched_by_length(texts.lengths, block_tokens)
         self._block_of = np.empty(len(texts.lengths), dtype=np.int64)
         for number, members in enumerate(self._blocks):
             self._block_of[members] = number
@@ -106,6 +114,7 @@ class Prefix:
         folder.mkdir(parents=True, exist_ok=True)
         shape = (len(texts.ids), width)
         self._hidden: NDArray[np.float32] = _mapped(folder / "hidden.f32", np.float32, shape)
+        self._claims = (folder / "claims").open("ab")
         sums = (len(self._blocks), 2)
         self._sums: NDArray[np.uint32] = _mapped(folder / "sums.u32", np.uint32, sums)
 
@@ -120,10 +129,35 @@ class Prefix:
 
     def _need(self, blocks: Indices) -> None:
         """Compute blocks that nobody has computed, or that are not what was written."""
-        for block in blocks[~self._verified[blocks]]:
-            if not self._is_sound(int(block)):
-                self._fill(int(block))
+        for block in blocks[~self._verified[blocks]].tolist():
+            while not self._is_sound(block):
+                if not self._fill_unless_claimed(block):
+                    self._help_meanwhile(block)
             self._verified[block] = True
+
+    def _fill_unless_claimed(self, block: int) -> bool:
+        """Compute a block, unless another process does so now; return whether it was done.
+
+        The claim is a POSIX record lock on one byte: it ends with the process, however that ends.
+        """
+        try:
+            fcntl.lockf(self._claims, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, block)
+        except OSError:
+            return False
+        try:
+            if not self._is_sound(block):
+                self._fill(block)
+        finally:
+            fcntl.lockf(self._claims, fcntl.LOCK_UN, 1, block)
+        return True
+
+    def _help_meanwhile(self, waiting_for: int) -> None:
+        """While another process computes a block, compute one that is needed later."""
+        count = len(self._blocks)
+        for block in ((waiting_for + i) % count for i in range(1, count)):
+            if not self._sums[block, 0] and self._fill_unless_claimed(block):
+                return
+        time.sleep(WAIT_SECONDS)
 
     def _is_sound(self, block: int) -> bool:
         present, expected = self._sums[block]
@@ -257,6 +291,7 @@ class Prefixes:
             self._folder / name,
             lambda rows: self._computed(texts, rows, cut),
             self.base.hidden_size,
+            tokens_at_once(self.base.device),
         )
 
     def _make_room(self, size: int, name: str) -> None:

@@ -45,7 +45,7 @@ class TestPredictions:
     ) -> None:
         together = predict(encoder, evaluation_set(base, self.TEXTS))
         turned = predict(encoder, evaluation_set(base, self.TEXTS[::-1]))
-        monkeypatch.setattr(evaluation, "TOKENS_IN_BATCH", 40)
+        monkeypatch.setattr(evaluation, "tokens_at_once", lambda device: 40)
         in_small_batches = predict(encoder, evaluation_set(base, self.TEXTS))
         for task, probabilities in together.items():
             np.testing.assert_allclose(turned[task][::-1], probabilities, atol=1e-5)
@@ -80,7 +80,7 @@ class TestPredictions:
             "encode",
             lambda ids, mask: shapes.append(tuple(ids.shape)) or encode(ids, mask),
         )
-        monkeypatch.setattr(evaluation, "TOKENS_IN_BATCH", 12)
+        monkeypatch.setattr(evaluation, "tokens_at_once", lambda device: 12)
         examples = evaluation_set(base, self.TEXTS)
         predict(encoder, examples)
         assert all(rows * length <= 12 or rows == 1 for rows, length in shapes)

@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -153,7 +156,7 @@ class TestFiles:
 
     @pytest.fixture(autouse=True)
     def _small_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(prefix_module, "BLOCK_TOKENS", 24)
+        monkeypatch.setattr(prefix_module, "tokens_at_once", lambda device: 24)
 
     def test_another_process_computes_nothing_again(
         self,
@@ -171,6 +174,31 @@ class TestFiles:
         assert torch.equal(known(Prefixes(base, tmp_path), texts, self.ROWS, 2), first)
         with pytest.raises(AssertionError, match="computed again"):
             known(Prefixes(base, tmp_path), texts, np.array([1]), 2)
+
+    def test_while_another_process_computes_a_block_the_others_are_computed(
+        self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
+    ) -> None:
+        alone = known(Prefixes(base, tmp_path / "a"), texts, self.ROWS, 2)
+        prefixes = Prefixes(base, tmp_path / "b")
+        prefix = prefixes.of(texts, 2)
+        assert prefix is not None
+        (claims,) = (tmp_path / "b").glob("*/claims")
+        wanted = int(prefix._block_of[self.ROWS[0]])
+        code = (
+            "import fcntl, sys, time\n"
+            f"file = open({str(claims)!r}, 'ab')\n"
+            f"fcntl.lockf(file, fcntl.LOCK_EX, 1, {wanted})\n"
+            "print('claimed', flush=True)\n"
+            "time.sleep(1.5)\n"
+        )
+        with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == b"claimed\n"
+            started = time.monotonic()
+            assert torch.equal(known(prefixes, texts, self.ROWS[:1], 2), alone[:1])
+            assert time.monotonic() - started > 1.0
+        assert len(prefix._blocks) > 1
+        assert prefix._sums[:, 0].all()
 
     def test_a_damaged_block_is_computed_again(
         self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path

@@ -117,7 +117,7 @@ def build_trainer(
     tasks = {}
     for name, options in payload["tasks"]:
         task = registry.build(name, options)
-        tasks[name] = LoadedTask(task=task, data=task.load(DataContext(cache_dir=cache.tasks)))
+        tasks[task.name] = LoadedTask(task=task, data=task.load(DataContext(cache_dir=cache.tasks)))
     base = load_base(
         payload["base_model"], device=device, trust_remote_code=payload["trust_remote_code"]
     )

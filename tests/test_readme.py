@@ -42,3 +42,36 @@ def test_the_plugin_that_the_readme_shows_loads_a_csv(
     data = task.load(DataContext(cache_dir=tmp_path))
     assert data.label_names == ("bad", "good")
     assert (len(data.train), len(data.validation), len(data.test)) == (40, 5, 5)
+
+
+def test_the_task_without_code_that_the_readme_shows_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("stars.yaml").write_text(example("# stars.yaml", "yaml"))
+    rows = "".join(f"text {i},{i % 5 + 1}\n" for i in range(100))
+    Path("reviews.csv").write_text("review,stars\n" + rows)
+    [settings] = load(Source(path=Path("stars.yaml")), {}).spec.tasks
+    task = discover().build(settings.registered, settings.arguments)
+    assert task.load(DataContext(cache_dir=tmp_path)).label_names == ("1", "2", "3", "4", "5")
+
+
+def test_the_task_that_the_documentation_explains_has_every_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    documented = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text()
+    [block] = re.findall(r"```yaml\n(.*?)```", documented, re.DOTALL)
+    Path("config.yaml").write_text("base_model: org/encoder\n" + block)
+    rows = "".join(f"text {i},{i % 5 + 1},author {i % 25}\n" for i in range(100))
+    Path("reviews.csv").write_text("review,stars,author\n" + rows)
+    [settings] = load(Source(path=Path("config.yaml")), {}).spec.tasks
+    data = (
+        discover()
+        .build(settings.registered, settings.arguments)
+        .load(DataContext(cache_dir=tmp_path))
+    )
+    authors = [
+        {int(text.split()[1]) % 25 for text in split.texts} for split in (data.train, data.test)
+    ]
+    assert not authors[0] & authors[1]

@@ -71,7 +71,7 @@ training_stages:
   - {name: short, epoch_budget: 0.5, data_percentage: 50, survival_rate: 0.5}
   - {name: long, epoch_budget: 2.0, data_percentage: 100, survival_rate: 0.5}
 prune: {rules: [], audit_fraction: 0.3}
-execution: {workers: 2}
+execution: {workers: 2, pack: 1}
 output_dir: run
 """
 

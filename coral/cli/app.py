@@ -314,6 +314,59 @@ def init(
         typer.echo(f"wrote {output}    next: coral evolve {output}")
 
 
+@app.command()
+def data(
+    config: Config,
+    overrides: Overrides = None,
+    *,
+    set_: SetOption = None,
+    plugins: Plugins = None,
+    json: Json = False,
+) -> None:
+    """Show what a config trains on: splits, classes, lengths, duplicates, examples."""
+    with reported():
+        from rich.console import Console
+
+        from coral.cli.data import print_data
+        from coral.reporting import as_json
+        from coral.tasks import discover
+        from coral.viewing import view_data
+
+        pairs = _overrides(overrides, set_, simulate=False)
+        loaded, source = _load(config, pairs, plugins)
+        facts = view_data(loaded, discover(source.folders))
+        if json:
+            typer.echo(as_json(facts))
+        else:
+            print_data(facts, Console(highlight=False))
+
+
+@app.command(name="plugins")
+def list_plugins(*, plugins: Plugins = None, json: Json = False) -> None:
+    """List task plugins: where they come from, what they provide, and which are broken."""
+    with reported():
+        from dataclasses import asdict
+
+        from coral.reporting import as_json
+        from coral.tasks import discover
+
+        beside = Path("plugins")
+        folders = [*(plugins or ()), *([beside] if beside.is_dir() else [])]
+        found = [
+            {**asdict(replace(plugin, tasks={})), "tasks": sorted(plugin.tasks)}
+            for plugin in discover(folders).plugins
+        ]
+        if json:
+            typer.echo(as_json(found))
+            return
+        for plugin in found:
+            told = (
+                ", ".join(plugin["tasks"]) if not plugin["error"] else f"broken: {plugin['error']}"
+            )
+            name = " ".join(filter(None, (plugin["name"], plugin["version"])))
+            typer.echo(f"{name}  {told}\n    {plugin['origin']}")
+
+
 for command in (stored.show, stored.lineage, stored.predict, stored.runs, stored.gc):
     app.command()(command)
 

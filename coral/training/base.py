@@ -6,6 +6,8 @@ import hashlib
 import re
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,22 +81,14 @@ def load_base(base_model: str, *, device: str, trust_remote_code: bool) -> BaseM
     folder = locate(base_model)
     name = str(folder) if folder else base_model
     digest = _verify(base_model, folder) if folder else ""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+    tokenizer = load_tokenizer(base_model, trust_remote_code=trust_remote_code)
+    with _loading(base_model):
         model = AutoModel.from_pretrained(
             name,
             trust_remote_code=trust_remote_code,
             dtype=torch.float32,
             use_safetensors=True,  # never a pickle
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelError(
-            f"base model {base_model!r} can't be loaded: {_first_line(error)}\n"
-            "Name a local folder, package:<module>/<folder>, or a hub id that this machine can"
-            " reach or has in its Hugging Face cache."
-        ) from error
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
     model.requires_grad_(False).eval().to(device)
     name_of_stack = find_layer_stack(model)
     stack = model.get_submodule(name_of_stack)
@@ -106,6 +100,36 @@ def load_base(base_model: str, *, device: str, trust_remote_code: bool) -> BaseM
         stack=stack,
         linear_modules=tuple(linear_modules_of(model, name_of_stack)),
     )
+
+
+def load_tokenizer(base_model: str, *, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    """Load a base's tokenizer.
+
+    Raises:
+        ModelError: it can't be found or loaded.
+    """
+    _hush()
+    name = str(locate(base_model) or base_model)
+    with _loading(base_model):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            name, trust_remote_code=trust_remote_code
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+@contextmanager
+def _loading(base_model: str) -> Iterator[None]:
+    """Say what to do when a base can't be loaded."""
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelError(
+            f"base model {base_model!r} can't be loaded: {_first_line(error)}\n"
+            "Name a local folder, package:<module>/<folder>, or a hub id that this machine can"
+            " reach or has in its Hugging Face cache."
+        ) from error
 
 
 def _hush() -> None:

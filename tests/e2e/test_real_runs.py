@@ -223,6 +223,15 @@ def test_results_do_not_depend_on_worker_count(project: Path, finished: Path) ->
     assert trials(project, "alone") == trials(project, "run")
 
 
+def test_packs_do_not_make_results_depend_on_worker_count(project: Path) -> None:
+    for workers in (1, 2):
+        run = f"packed-{workers}"
+        packed = ["execution.pack=3", f"execution.workers={workers}", f"output_dir={run}"]
+        done = coral(project, "evolve", "toy.yaml", *packed, cache=f"cache-{run}")
+        assert done.returncode == 0, done.stderr
+    assert trials(project, "packed-1") == trials(project, "packed-2")
+
+
 def test_a_second_process_on_a_run_is_refused_with_exit_code_4(project: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "coral", "evolve", "toy.yaml", "output_dir=busy"],

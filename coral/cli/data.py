@@ -1,0 +1,54 @@
+"""What a config trains on, on the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+CLASSES_SHOWN = 12
+
+
+def print_data(facts: dict[str, Any], console: Console) -> None:
+    """Print splits, lengths, classes, duplicates and examples of each task."""
+    for name, task in facts["tasks"].items():
+        console.print(Text(name, "bold"))
+        console.print(_splits(task["splits"], facts["sequence_len"]))
+        console.print(_classes(task["splits"]), soft_wrap=True)
+        for pair, count in task["shared_texts"].items():
+            if count:
+                told = f"{count} texts are in {pair}: what is measured there is too good"
+                console.print(Text(told, "yellow"))
+        for example in task["examples"]:
+            text = Text.assemble((f"{example['label']}: ", "bold"), example["text"])
+            console.print(text, soft_wrap=True)
+        console.print()
+
+
+def _splits(splits: dict[str, Any], sequence_len: int) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("split")
+    for title in ("texts", "median tokens", "95 %", "longest", f"over {sequence_len}", "lost"):
+        table.add_column(title, justify="right")
+    for name, split in splits.items():
+        tokens = split["tokens"]
+        table.add_row(
+            name,
+            f"{split['examples']:,}",
+            str(tokens["median"]),
+            str(tokens["p95"]),
+            str(tokens["longest"]),
+            f"{split['cut']:.1%}",
+            f"{split['tokens_lost']:.1%}",
+        )
+    return table
+
+
+def _classes(splits: dict[str, Any]) -> Text:
+    counts = splits["train"]["classes"]
+    shown = sorted(counts, key=lambda name: (-counts[name], name))[:CLASSES_SHOWN]
+    told = ", ".join(f"{name} {counts[name]:,}" for name in shown)
+    more = f", and {len(counts) - len(shown)} more" if len(counts) > len(shown) else ""
+    return Text(f"classes to train on: {told}{more}")

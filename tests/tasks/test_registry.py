@@ -11,6 +11,7 @@ import pytest
 
 from coral.bundled import bundled_folder
 from coral.errors import TaskError
+from coral.ports import DataContext
 from coral.tasks import Plugin, Registry, discover, registry
 
 TASK_SOURCE = """
@@ -258,3 +259,34 @@ def test_an_installed_plugin_that_cannot_be_loaded_keeps_its_error(
     monkeypatch.setattr(registry, "entry_points", lambda group: (point,))
     (plugin,) = discover().plugins
     assert plugin.error == "ModuleNotFoundError: No module named 'no_such_module'"
+
+
+class TestSuggestions:
+    """Who can look at somebody's data."""
+
+    CONTEXT = DataContext(cache_dir=Path("unused"))
+
+    def looking(self, found: dict[str, str] | str) -> Any:
+        class Looking:
+            @classmethod
+            def suggest(cls, data: str, context: DataContext) -> dict[str, str]:
+                if isinstance(found, str):
+                    raise TaskError(found)
+                return {"path": data, **found}
+
+        return Looking
+
+    def test_the_first_that_knows_the_data_suggests_its_options(self) -> None:
+        able = registry_of(
+            plain=object, blind=self.looking("no texts"), able=self.looking({"text": "t"})
+        )
+        assert able.suggest("d.csv", self.CONTEXT) == ("able", {"path": "d.csv", "text": "t"})
+
+    def test_where_none_does_the_first_says_why(self) -> None:
+        blind = registry_of(one=self.looking("no texts"), two=self.looking("no images"))
+        with pytest.raises(TaskError, match="no texts"):
+            blind.suggest("d.csv", self.CONTEXT)
+
+    def test_where_none_can_look_the_remedy_is_to_write_by_hand(self) -> None:
+        with pytest.raises(TaskError, match="write the config by hand"):
+            registry_of(plain=object).suggest("d.csv", self.CONTEXT)

@@ -136,7 +136,9 @@ def advance(state: EvolutionState, event: Event, spec: RunSpec) -> EvolutionStat
         case TrialsDerived():
             return _derive(state, event.trials, spec)
         case RunConfirmed():
-            spent = sum((outcome.cost for _, outcome in state.outcomes.values()), start=Cost())
+            # By key, not by arrival: sums of floats depend on the order.
+            by_key = [outcome.cost for _, (_, outcome) in sorted(state.outcomes.items())]
+            spent = sum(by_key, start=Cost())
             ledger = replace(state.ledger, confirmation=state.ledger.confirmation + spent)
             return replace(state, confirmation=event, ledger=ledger, outcomes={})
 

@@ -126,7 +126,7 @@ def build_trainer(
         prefixes = Prefixes(base, cache.prefixes, payload["prefix_bytes"])
     checkpoints = FsspecCheckpointStore(payload["checkpoints"])
     return LoraTrainer(
-        base, tasks, checkpoints, report, prefixes, slots=payload["pack"], remembered=cache.slots
+        base, tasks, checkpoints, report, prefixes, slots=payload["slots"], remembered=cache.slots
     )
 
 
@@ -145,7 +145,7 @@ def trainer_payload(spec: RunSpec, folders: Sequence[Path], fresh: str = "") -> 
         "trust_remote_code": spec.execution.trust_remote_code,
         "share_prefixes": spec.execution.share_prefixes,
         "prefix_bytes": spec.prefix_bytes,
-        "pack": None if spec.execution.pack == "auto" else spec.execution.pack,
+        "slots": spec.execution.slots,
     }
 
 
@@ -200,7 +200,7 @@ def _workers(
         threads_per_worker=spec.execution.threads_per_worker,
         trial_timeout_seconds=spec.execution.trial_timeout_seconds,
         retries=spec.execution.retries,
-        slots=None if spec.execution.pack == "auto" else spec.execution.pack,
+        slots=spec.execution.slots,
         on_progress=observer.on_progress,
     )
 

@@ -229,6 +229,11 @@ class ExecutionSettings:
     def __post_init__(self) -> None:
         check_bounds(self)
 
+    @property
+    def slots(self) -> int | None:
+        """Genomes that a worker trains side by side; None where that is to be timed."""
+        return None if self.pack == "auto" else self.pack
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultRates:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import transformers
 import typer
-from bench_throughput import HuggingFaceTrainer, checked, genomes, training_jobs
+from bench_throughput import HuggingFaceTrainer, checked, genomes, training_jobs, with_stage
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -289,7 +289,7 @@ def side_by_side(work: Workload, count: int) -> Result:
 
 def _short(job: TrainingJob) -> TrainingJob:
     """Return the job with one optimizer step, to warm up."""
-    return replace(job, stages=(replace(job.stages[0], epoch_budget=1e-6),))
+    return with_stage(job, epoch_budget=1e-6)
 
 
 def measure(work: Workload, counts: Sequence[int]) -> list[Result]:

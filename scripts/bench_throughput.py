@@ -311,7 +311,7 @@ def warm_workers(side: Side, payload: Mapping[str, Any]) -> Iterator[PoolExecuto
             "factory": side.factory,
             "share_prefixes": side.shares,
             "prefix_bytes": None,
-            "pack": 1,
+            "slots": 1,
         },
         workers=side.workers,
         threads_per_worker=side.threads,

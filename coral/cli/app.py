@@ -350,11 +350,9 @@ def list_plugins(*, plugins: Plugins = None, json: Json = False) -> None:
         from coral.reporting import as_json
         from coral.tasks import discover
 
-        beside = Path("plugins")
-        folders = [*(plugins or ()), *([beside] if beside.is_dir() else [])]
         found = [
             {**asdict(replace(plugin, tasks={})), "tasks": sorted(plugin.tasks)}
-            for plugin in discover(folders).plugins
+            for plugin in discover(plugins or (), config_folder=Path()).plugins
         ]
         if json:
             typer.echo(as_json(found))

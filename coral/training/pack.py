@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -182,11 +182,8 @@ class Pack:
                 member.check()
                 member.move_on()
         for k, member in enumerate(self._members):
-            member.weights = Weights(
-                tensors=self._stacked.state(k),
-                moments=optimizer.moments(k),
-                scaling=member.weights.scaling,
-                dropout=member.weights.dropout,
+            member.weights = replace(
+                member.weights, tensors=self._stacked.state(k), moments=optimizer.moments(k)
             )
 
     def predict(self, examples: EvaluationSet) -> list[dict[str, Probabilities]]:

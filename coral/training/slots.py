@@ -28,7 +28,7 @@ WORTH = 1.2
 trains together, and nobody pays that for a gain that may be noise."""
 
 STEPS = 3
-"""Optimizer steps that are timed, after one that is not."""
+"""Optimizer steps that are timed, after as many that are not."""
 
 
 def slot_rates(

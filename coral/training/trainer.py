@@ -168,9 +168,8 @@ class LoraTrainer:
                         members.append(Member.of(begun, log))
                 except Exception as error:
                     yield self._failed(job, log, error)
-            training = [member for member in members if not member.ended]
             try:
-                if training and len(training) == len(members):
+                if members and not any(member.ended for member in members):
                     Pack(self._base, members).train()
                 ended = [member for member in members if member.ended]
                 outcomes = list(self._evaluated(ended))

@@ -17,7 +17,19 @@ TEXT_NAMES = ("text", "sentence", "content", "review", "body", "comment", "messa
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "topic", "stars")
 
 
-def chosen_column(
+def text_and_label(
+    task: str, columns: Sequence[str], text: str | None = None, label: str | None = None
+) -> tuple[str, str]:
+    """Return the columns of texts and labels: those named, or the only ones with usual names.
+
+    Raises:
+        TaskError: there is no such column, or it can't be guessed.
+    """
+    texts = _chosen_column(task, "text", text, columns, TEXT_NAMES)
+    return texts, _chosen_column(task, "label", label, columns, LABEL_NAMES, besides=texts)
+
+
+def _chosen_column(
     task: str,
     role: str,
     named: str | None,
@@ -25,11 +37,7 @@ def chosen_column(
     usual: Sequence[str],
     besides: str | None = None,
 ) -> str:
-    """Return the column of a role: the one that is named, or the only one with a usual name.
-
-    Raises:
-        TaskError: there is no such column, or it can't be guessed.
-    """
+    """Return the column of a role."""
     if named is not None:
         if named in columns:
             return named

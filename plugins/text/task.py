@@ -13,7 +13,7 @@ from coral.errors import TaskError
 from coral.ports import DataContext, Examples, TaskData
 from coral.tasks import CLASSIFICATION_METRICS, score_classification
 
-from .columns import LABEL_NAMES, TEXT_NAMES, chosen_column, labels_in, texts_in
+from .columns import labels_in, text_and_label, texts_in
 from .reading import Rows, read
 from .splitting import Shares, split
 
@@ -63,9 +63,7 @@ class TextClassification:
             TaskError: the data can't be read, or is not texts with at least two classes.
         """
         found = read(self.name, self.path, self.subset, self.revision, context.cache_dir)
-        columns = list(found["train"])
-        text = chosen_column(self.name, "text", self.text, columns, TEXT_NAMES)
-        label = chosen_column(self.name, "label", self.label, columns, LABEL_NAMES, besides=text)
+        text, label = text_and_label(self.name, list(found["train"]), self.text, self.label)
         texts = {part: texts_in(self.name, rows, text) for part, rows in found.items()}
         labels, names = labels_in(self.name, found, label)
         parts = {part: (texts[part], labels[part]) for part in found}
@@ -95,9 +93,7 @@ class TextClassification:
             TaskError: it can't be read, or the columns can't be guessed.
         """
         train = read(data, data, None, None, context.cache_dir)["train"]
-        columns = list(train)
-        text = chosen_column(data, "text", None, columns, TEXT_NAMES)
-        label = chosen_column(data, "label", None, columns, LABEL_NAMES, besides=text)
+        text, label = text_and_label(data, list(train))
         return {"path": data, "text": text, "label": label}
 
     def score(

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,8 @@ from types import ModuleType
 
 import pytest
 import torch
+
+from tests.scripts.loading import load_script
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SCRIPT = SCRIPTS / "bench_gpu.py"
@@ -17,12 +18,7 @@ SCRIPT = SCRIPTS / "bench_gpu.py"
 def bench() -> ModuleType:
     sys.path.insert(0, str(SCRIPTS))
     try:
-        spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[SCRIPT.stem] = module  # dataclasses look their module up
-        spec.loader.exec_module(module)
-        return module
+        return load_script(SCRIPT)
     finally:
         sys.path.remove(str(SCRIPTS))
 

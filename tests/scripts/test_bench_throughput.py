@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -10,18 +9,14 @@ import pytest
 
 from coral.plan import digest_of
 from coral.records import Failure, Outcome
+from tests.scripts.loading import load_script
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "bench_throughput.py"
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(SCRIPT.stem, SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[SCRIPT.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script(SCRIPT)
 
 
 def test_workers_can_import_the_script_before_torch() -> None:

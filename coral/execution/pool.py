@@ -127,9 +127,8 @@ class PoolExecutor:
 
         try:
             while True:
-                for pack in itertools.islice(
-                    source, _JOBS_AHEAD_PER_WORKER * self._count - len(flights)
-                ):
+                room = _JOBS_AHEAD_PER_WORKER * self._count - len(flights)
+                for pack in itertools.islice(source, max(0, room)):  # a lost pack's jobs overfill
                     launch(pack, self._retries)
                 if not flights:
                     return

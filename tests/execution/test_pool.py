@@ -95,6 +95,15 @@ def test_one_trials_failure_is_an_outcome_and_spares_the_others(
     assert sum(line["trial"] == 1 for line in read_journal()) == 3
 
 
+def test_lost_packs_may_leave_more_jobs_under_way_than_workers_read_ahead(
+    make_job: MakeJob, make_pool: MakePool
+) -> None:
+    dying = {str(trial): {"die": 1} for trial in (0, 4, 8, 12)}
+    pool = make_pool({"trials": dying}, workers=1, slots=4)
+    outcomes = list(pool.run([make_job(trial) for trial in range(16)]))
+    assert failure_kinds(outcomes) == [None] * 16
+
+
 def test_packs_are_of_the_size_that_the_trainer_finds_best(
     make_job: MakeJob, make_pool: MakePool, journal: Path, read_journal: ReadJournal
 ) -> None:

@@ -37,7 +37,7 @@ from coral.simulation import (
 )
 from coral.spec import targets_of
 from coral.storage import CachePaths, FsspecCheckpointStore, cache_location
-from coral.tasks import Registry, discover
+from coral.tasks import Registry, discover, task_calls
 
 if TYPE_CHECKING:
     from coral.execution import PoolExecutor
@@ -116,8 +116,15 @@ def build_trainer(
     registry: Registry = discover([Path(folder) for folder in payload["plugin_folders"]])
     tasks = {}
     for name, options in payload["tasks"]:
-        task = registry.build(name, options)
-        tasks[task.name] = LoadedTask(task=task, data=task.load(DataContext(cache_dir=cache.tasks)))
+        calls = task_calls(registry, name, options, payload["task_timeout_seconds"])
+        data = calls.load(DataContext(cache_dir=cache.tasks))
+        tasks[calls.task.name] = LoadedTask(
+            task=calls.task,
+            data=data,
+            plugin=calls.plugin,
+            difficulty=calls.difficulty(data.train),
+            domains=calls.domains(data.train),
+        )
     base = load_base(
         payload["base_model"], device=device, trust_remote_code=payload["trust_remote_code"]
     )
@@ -146,6 +153,7 @@ def trainer_payload(spec: RunSpec, folders: Sequence[Path], fresh: str = "") -> 
         "share_prefixes": spec.execution.share_prefixes,
         "prefix_bytes": spec.prefix_bytes,
         "slots": spec.execution.slots,
+        "task_timeout_seconds": spec.execution.task_timeout_seconds,
     }
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +79,65 @@ class Task(Protocol):
             labels: ``(n,)`` true class indices.
             probabilities: ``(n, classes)``, rows summing to 1.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxy:
+    """A cheap metric of a task's own, which prune rules may name.
+
+    Attributes:
+        score: called like ``Task.score``, on the validation split; returns one number.
+        stage: index of the stage that it serves; it is computed there and nowhere else.
+    """
+
+    score: Callable[[NDArray[Any], NDArray[np.float64]], float]
+    stage: int = 0
+
+
+@runtime_checkable
+class HasDifficulty(Protocol):
+    """A task that knows which of its examples are hard; else the longer text is the harder one."""
+
+    def difficulty(self, examples: Examples) -> NDArray[np.float64]:
+        """Return ``(n,)`` numbers, more for the harder ones; only their order counts."""
+        ...
+
+
+@runtime_checkable
+class HasDomains(Protocol):
+    """A task whose examples come from several domains; each is in every fraction of the data."""
+
+    def domains(self, examples: Examples) -> Sequence[str]:
+        """Return the name of each example's domain."""
+        ...
+
+
+@runtime_checkable
+class HasProxies(Protocol):
+    """A task with cheap metrics for early stages, by name."""
+
+    @property
+    def proxies(self) -> Mapping[str, Proxy]: ...
+
+
+@runtime_checkable
+class HasGenes(Protocol):
+    """A task that knows what is worth searching on its data."""
+
+    @property
+    def genes(self) -> Mapping[str, Any]:
+        """Entries of a ``search_space`` block, as a config would write them."""
+        ...
+
+
+@runtime_checkable
+class HasProfile(Protocol):
+    """A task that says which profile ``--simulate`` should use."""
+
+    @property
+    def profile(self) -> str | Path:
+        """A bundled profile's name, or the absolute path of one that ``coral calibrate`` wrote."""
         ...
 
 

@@ -212,6 +212,7 @@ class ExecutionSettings:
         pack: genomes that a worker trains side by side; ``auto`` is what a short trial on the
             device finds best.
         trial_timeout_seconds: longest that one stage of one trial may take.
+        task_timeout_seconds: longest that a task plugin may take to load its data.
         retries: new tries after a worker died.
         trust_remote_code: run code that a hub model brings along.
     """
@@ -223,6 +224,7 @@ class ExecutionSettings:
     share_prefixes: bool = True
     pack: PositiveInt | Literal["auto"] = "auto"
     trial_timeout_seconds: Positive | None = 3600.0
+    task_timeout_seconds: Positive | None = 3600.0
     retries: NonNegativeInt = 2
     trust_remote_code: bool = False
 

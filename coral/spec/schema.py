@@ -27,6 +27,7 @@ from coral.spec.aliases import (
     PLAN_ALIASES,
     TARGET_LINEAR,
 )
+from coral.spec.search_space import TASK_GENES
 from coral.spec.sections import BYTE_COUNTS, BYTES, INHERITANCE
 from coral.spec.training import PARTS, plan_fields
 
@@ -119,6 +120,11 @@ def config_schema() -> Schema:
                 "properties": {
                     **{part: _genes(plan_fields(part)) for part in PARTS},
                     **dict.fromkeys((*names, *PLAN_ALIASES, *BATCH_NAMES), _GENE),
+                    TASK_GENES: {
+                        "type": "boolean",
+                        "default": False,
+                        "description": "Take over what the tasks would search.",
+                    },
                 },
             },
             "evolution": evolution,

@@ -1,5 +1,6 @@
 """What task plugins are made with, and how they are found."""
 
+from coral.tasks.calling import TaskCalls, task_calls
 from coral.tasks.classification import CLASSIFICATION_METRICS, macro_auroc, score_classification
 from coral.tasks.registry import Plugin, Registry, TaskFactory, discover
 
@@ -7,8 +8,10 @@ __all__ = [
     "CLASSIFICATION_METRICS",
     "Plugin",
     "Registry",
+    "TaskCalls",
     "TaskFactory",
     "discover",
     "macro_auroc",
     "score_classification",
+    "task_calls",
 ]

@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from coral.bundled import bundled_folder
+from coral.capabilities import check_capabilities
 from coral.errors import CoralError, TaskError
 from coral.ports import DataContext, Task
 
@@ -72,6 +73,29 @@ class Registry:
             TaskError: an option is unknown, missing or refused by the factory.
             TaskError: what the factory returns isn't a task.
         """
+        provider = self.provider(name)
+        factory = provider.tasks[name]
+        parameters = _parameters_of(factory)
+        _check_options(name, options, parameters)
+        try:
+            task = factory(**options)
+        except CoralError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise TaskError(
+                f"task {name!r}: its factory refused the options {dict(options)!r}: "
+                f"{type(error).__name__}: {error}.\n"
+                f"It takes {_listing(parameters)}; see plugin {provider}."
+            ) from error
+        _check_task(name, task, provider)
+        return task
+
+    def provider(self, name: str) -> Plugin:
+        """Return the plugin that has the task ``name``.
+
+        Raises:
+            TaskError: none has it, or more than one.
+        """
         providers = [plugin for plugin in self.plugins if name in plugin.tasks]
         if not providers:
             raise TaskError(_describe_unknown(name, self))
@@ -81,21 +105,7 @@ class Registry:
                 f"{' and '.join(str(plugin) for plugin in providers)}.\n"
                 "Rename the task in one of them, or remove one."
             )
-        factory = providers[0].tasks[name]
-        parameters = _parameters_of(factory)
-        _check_options(name, options, parameters)
-        try:
-            task = factory(**options)
-        except CoralError:
-            raise
-        except Exception as error:
-            raise TaskError(
-                f"task {name!r}: its factory refused the options {dict(options)!r}: "
-                f"{type(error).__name__}: {error}.\n"
-                f"It takes {_listing(parameters)}; see plugin {providers[0]}."
-            ) from error
-        _check_task(name, task, providers[0])
-        return task
+        return providers[0]
 
     def suggest(self, data: str, context: DataContext) -> tuple[str, dict[str, Any]]:
         """Return a task that can be built on somebody's data, and its options.
@@ -277,20 +287,49 @@ def _check_options(
 
 
 def _check_task(name: str, task: object, plugin: Plugin) -> None:
+    remedy = f"Correct the plugin {plugin}; `coral plugins check {name}` checks a task."
     expected = ("name", "metrics", "primary_metric", "load", "score")
-    missing = [attribute for attribute in expected if not hasattr(task, attribute)]
+    found = {}
+    for attribute in expected:
+        try:
+            found[attribute] = getattr(task, attribute)
+        except AttributeError:
+            continue
+        except Exception as error:
+            raise TaskError(
+                f"task {name!r}: its {attribute} raised {_describe(error, Path(plugin.origin))}."
+                f"\n{remedy}"
+            ) from error
+    missing = [attribute for attribute in expected if attribute not in found]
     if missing:
         raise TaskError(
             f"task {name!r}: its factory must return a coral.ports.Task, got "
-            f"{type(task).__name__} without {', '.join(missing)}.\n"
-            f"Correct the plugin {plugin}; coral.testing.TaskConformance checks a task."
+            f"{type(task).__name__} without {', '.join(missing)}.\n{remedy}"
         )
-    metrics, primary = task.metrics, task.primary_metric  # type: ignore[attr-defined]
+    metrics, primary = found["metrics"], found["primary_metric"]
+    if not isinstance(metrics, Mapping) or not all(
+        isinstance(metric, str) and direction in ("max", "min")
+        for metric, direction in metrics.items()
+    ):
+        raise TaskError(
+            f"task {name!r}: metrics must map names to max or min, got {metrics!r}.\n{remedy}"
+        )
     if primary not in metrics:
         raise TaskError(
             f"task {name!r}: primary_metric must be one of its metrics ({_listing(metrics)}), "
-            f"got {primary!r}.\nCorrect the plugin {plugin}."
+            f"got {primary!r}.\n{remedy}"
         )
+    if not isinstance(found["name"], str) or not found["name"]:
+        raise TaskError(f"task {name!r}: its name must be a text, got {found['name']!r}.\n{remedy}")
+    try:
+        check_capabilities(task)
+    except TaskError as error:
+        raise TaskError(f"{error}\n{remedy}") from error
+    except Exception as error:
+        raise TaskError(
+            f"task {name!r}: asking what it brings raised {_describe(error, Path(plugin.origin))}."
+            f"\n{remedy}"
+        ) from error
 
 
 def _describe_unknown(name: str, registry: Registry) -> str:

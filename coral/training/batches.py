@@ -31,7 +31,8 @@ class TrainIndex:
         tasks: task names.
         task: ``(n,)`` index into ``tasks``.
         length: ``(n,)`` tokens.
-        difficulty: ``(n,)`` rank of the length within the task, in (0, 1].
+        difficulty: ``(n,)`` rank within the task of what it says is difficult, else of the length,
+            in (0, 1].
         priority: ``(n,)`` in (0, 1); a data fraction takes the lowest ones of each task.
     """
 
@@ -46,7 +47,12 @@ class TrainIndex:
 
 
 def build_index(
-    labels: Mapping[str, Indices], lengths: Mapping[str, Indices], seed: int
+    labels: Mapping[str, Indices],
+    lengths: Mapping[str, Indices],
+    seed: int,
+    *,
+    difficulty: Mapping[str, NDArray[np.float64]] | None = None,
+    domains: Mapping[str, Sequence[str]] | None = None,
 ) -> TrainIndex:
     """Return the index over tasks in the order of ``labels``.
 
@@ -54,30 +60,45 @@ def build_index(
         labels: task name to ``(n,)`` class indices.
         lengths: task name to ``(n,)`` tokens.
         seed: of the run; fixes the permutation behind the data fractions.
+        difficulty: of the tasks that say how hard each example is, ``(n,)`` numbers.
+        domains: of the tasks that have them, the name of each example's; fractions hold each
+            domain's share of each class.
     """
     tasks = tuple(labels)
+    hardness = {**lengths, **(difficulty or {})}
+    strata = {name: _strata(labels[name], (domains or {}).get(name)) for name in tasks}
     return TrainIndex(
         tasks=tasks,
         task=np.concatenate([np.full(len(labels[name]), i) for i, name in enumerate(tasks)]),
         length=np.concatenate([lengths[name] for name in tasks]),
-        difficulty=np.concatenate([_difficulty(lengths[name]) for name in tasks]),
-        priority=np.concatenate([_priority(labels[name], seed, name) for name in tasks]),
+        difficulty=np.concatenate([_rank(hardness[name]) for name in tasks]),
+        priority=np.concatenate([_priority(strata[name], seed, name) for name in tasks]),
     )
 
 
-def _difficulty(lengths: Indices) -> NDArray[np.float64]:
-    """Return the rank of each length in (0, 1]; ties in order of position."""
-    rank = np.empty(len(lengths))
-    rank[np.argsort(lengths, kind="stable")] = np.arange(1, len(lengths) + 1) / len(lengths)
+def _rank(values: Indices | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the rank of each value in (0, 1]; ties in order of position."""
+    rank = np.empty(len(values))
+    rank[np.argsort(values, kind="stable")] = np.arange(1, len(values) + 1) / len(values)
     return rank
 
 
-def _priority(labels: Indices, seed: int, task: str) -> NDArray[np.float64]:
-    """Return priorities whose lowest share holds about that share of every class."""
+def _strata(labels: Indices, domains: Sequence[str] | None) -> Indices:
+    """Return a number for each example: those of one class in one domain share it."""
+    if domains is None:
+        return labels
+    domain = np.unique(np.asarray(domains), return_inverse=True)[1]
+    pairs = np.stack([labels, domain], axis=1)
+    strata: Indices = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
+    return strata
+
+
+def _priority(strata: Indices, seed: int, task: str) -> NDArray[np.float64]:
+    """Return priorities whose lowest share holds about that share of every stratum."""
     rng = stream(seed, "fraction", task)
-    priority = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    priority = np.empty(len(strata))
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
         positions = rng.permutation(len(members)) + rng.random(len(members))
         priority[members] = positions / len(members)
     return priority

@@ -112,10 +112,19 @@ class TrainSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedTask:
-    """A task with its data in memory."""
+    """A task with its data in memory.
+
+    Attributes:
+        plugin: what messages call the plugin that it comes from.
+        difficulty: ``(n,)``, how hard the task finds its train examples; None if it doesn't say.
+        domains: of the train examples; None if the task has none.
+    """
 
     task: Task
     data: TaskData
+    plugin: str = ""
+    difficulty: NDArray[np.float64] | None = None
+    domains: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -143,7 +152,19 @@ def build_train_set(
         starts=np.concatenate([*starts, offsets[-1:]]),
         pad_id=next(iter(parts.values())).pad_id,
     )
-    index = build_index(labels, {name: part.lengths for name, part in parts.items()}, seed)
+    index = build_index(
+        labels,
+        {name: part.lengths for name, part in parts.items()},
+        seed,
+        difficulty={
+            name: loaded.difficulty
+            for name, loaded in tasks.items()
+            if loaded.difficulty is not None
+        },
+        domains={
+            name: loaded.domains for name, loaded in tasks.items() if loaded.domains is not None
+        },
+    )
     return TrainSet(texts=texts, labels=np.concatenate(list(labels.values())), index=index)
 
 
@@ -198,6 +219,10 @@ def data_digest(tasks: Mapping[str, LoadedTask]) -> str:
         digest.update(f"{name}\x1e{loaded.data.label_names}\x1e".encode())
         for split in (loaded.data.train, loaded.data.validation, loaded.data.test):
             _update(digest, split)
+        if loaded.difficulty is not None:
+            digest.update(b"\x1edifficulty" + loaded.difficulty.tobytes())
+        if loaded.domains is not None:
+            digest.update("\x1f".join(("\x1edomains", *loaded.domains)).encode())
     return digest.hexdigest()
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coral.capabilities import proxies_of
 from coral.errors import TaskError
 from coral.ports import Task
 from coral.records import Interval
 from coral.rng import stream
-from coral.training.data import EvaluationSet, batched_by_length, tokens_at_once
+from coral.training.data import EvaluationSet, LoadedTask, batched_by_length, tokens_at_once
 from coral.training.encoder import MultiTaskEncoder
 from coral.training.failures import DivergedError
 from coral.training.loop import autocast
@@ -79,14 +81,69 @@ def score_task(
     return {f"{task.name}.{metric}": float(value) for metric, value in scores.items()}
 
 
+def score_proxies(
+    loaded: LoadedTask, labels: NDArray[np.int64], probabilities: Probabilities, stage: int
+) -> dict[str, float]:
+    """Return the proxies that a task has for a stage, under ``task.proxy``.
+
+    Raises:
+        TaskError: one raised, or is not a finite number.
+    """
+    found = {}
+    for name, proxy in proxies_of(loaded.task).items():
+        if proxy.stage == stage:
+            with named(loaded, f"the proxy {name}"):
+                found[f"{loaded.name}.{name}"] = float(proxy.score(labels, probabilities))
+    require_finite(loaded, "a proxy", found)
+    return found
+
+
+@contextmanager
+def named(loaded: LoadedTask, method: str) -> Iterator[None]:
+    """Turn what a plugin raises into a ``TaskError`` that names it; the traceback stays."""
+    try:
+        yield
+    except TaskError as error:
+        raise TaskError(f"{error}{_of(loaded)}") from error
+    except Exception as error:
+        raise TaskError(f"task {loaded.name} raised in {method}: {error!r}{_of(loaded)}") from error
+
+
+def require_finite(loaded: LoadedTask, method: str, metrics: Mapping[str, float]) -> None:
+    """Check what a plugin returned.
+
+    Raises:
+        TaskError: a value is NaN or infinite.
+    """
+    broken = {name: value for name, value in metrics.items() if not np.isfinite(value)}
+    if broken:
+        told = ", ".join(f"{name}={value}" for name, value in broken.items())
+        raise TaskError(
+            f"task {loaded.name}: {method} must return finite numbers, got {told}{_of(loaded)}"
+        )
+
+
+def _of(loaded: LoadedTask) -> str:
+    return f"; plugin {loaded.plugin}" if loaded.plugin else ""
+
+
 def with_means(metrics: Mapping[str, float], tasks: Sequence[Task]) -> dict[str, float]:
     """Add, for each metric that all tasks have, its mean over tasks under its own name."""
-    shared = set.intersection(*(set(task.metrics) for task in tasks))
-    means = {
-        metric: float(np.mean([metrics[f"{task.name}.{metric}"] for task in tasks]))
+    return {**metrics, **means_of(metrics, {task.name: task.metrics for task in tasks})}
+
+
+def means_of(metrics: Mapping[str, float], names: Mapping[str, Iterable[str]]) -> dict[str, float]:
+    """Return the mean over tasks of each metric that all of them have.
+
+    Args:
+        metrics: under ``task.metric``.
+        names: task name to the names of its metrics.
+    """
+    shared = set.intersection(*(set(own) for own in names.values()))
+    return {
+        metric: float(np.mean([metrics[f"{task}.{metric}"] for task in names]))
         for metric in sorted(shared)
     }
-    return {**metrics, **means}
 
 
 def bootstrap(

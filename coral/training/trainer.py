@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coral.errors import TaskError
+from coral.capabilities import proxies_of
 from coral.fidelity import gradient_norm, loss_slope
 from coral.plan import TrainingPlan
 from coral.ports import (
@@ -44,8 +44,12 @@ from coral.training.evaluation import (
     Probabilities,
     bootstrap,
     interval,
+    means_of,
+    named,
     predict,
+    require_finite,
     require_finite_probabilities,
+    score_proxies,
     score_task,
     with_means,
 )
@@ -214,7 +218,7 @@ class LoraTrainer:
             return self._outcome(
                 member.job,
                 member.log,
-                metrics=self._metrics(predicted, examples.labels),
+                metrics=self._measured(predicted, examples.labels, member.job.stage),
                 position=member.course.position,
                 last=member.last.log if member.last else StageLog(),
                 parameters=member.parameters,
@@ -260,7 +264,9 @@ class LoraTrainer:
                 started = time.perf_counter()
                 share = job.stages[job.stage].evaluation_percentage
                 examples = self._split("validation", job.plan.encoding.sequence_len, share)
-                metrics = self._metrics(predict(trained.encoder, examples), examples.labels)
+                metrics = self._measured(
+                    predict(trained.encoder, examples), examples.labels, job.stage
+                )
                 return self._outcome(
                     job,
                     log,
@@ -321,18 +327,37 @@ class LoraTrainer:
             peak_memory_bytes=self._peak_memory(),
         )
 
+    def _measured(
+        self,
+        predictions: Mapping[str, Probabilities],
+        labels: Mapping[str, NDArray[np.int64]],
+        stage: int,
+    ) -> dict[str, float]:
+        """Return the metrics on the validation split, and the tasks' proxies for the stage.
+
+        Raises:
+            TaskError: a plugin raised, or a value is not finite.
+        """
+        metrics = self._metrics(predictions, labels)
+        proxies: dict[str, float] = {}
+        for name, loaded in self._tasks.items():
+            own = {m: value for m, value in metrics.items() if m.startswith(f"{name}.")}
+            require_finite(loaded, "score()", own)
+            proxies |= score_proxies(loaded, labels[name], predictions[name], stage)
+        names = {
+            name: [p for p, proxy in proxies_of(loaded.task).items() if proxy.stage == stage]
+            for name, loaded in self._tasks.items()
+        }
+        return {**metrics, **proxies, **means_of(proxies, names)}
+
     def _metrics(
         self, predictions: Mapping[str, Probabilities], labels: Mapping[str, NDArray[np.int64]]
     ) -> dict[str, float]:
         """Score predictions; what a plugin raises becomes a ``TaskError`` with its traceback."""
         metrics: dict[str, float] = {}
         for name, loaded in self._tasks.items():
-            try:
+            with named(loaded, "score()"):
                 metrics |= score_task(loaded.task, labels[name], predictions[name])
-            except TaskError:
-                raise
-            except Exception as error:
-                raise TaskError(f"task {name} raised in score(): {error!r}") from error
         return with_means(metrics, [loaded.task for loaded in self._tasks.values()])
 
     def _train_set(self, plan: TrainingPlan, seed: int) -> TrainSet:

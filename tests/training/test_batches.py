@@ -274,3 +274,41 @@ def test_a_line_of_heirs_sees_every_example_equally_often() -> None:
         line += np.concatenate(drawn).tolist()
         times = np.bincount(line, minlength=40)
         assert (times.sum(), times.max() - times.min() <= 1) == (done, True)
+
+
+def test_what_a_task_calls_difficult_goes_before_the_length() -> None:
+    labels = {"a": np.zeros(4, np.int64), "b": np.zeros(3, np.int64)}
+    lengths = {"a": np.array([9, 8, 7, 6]), "b": np.array([3, 1, 2])}
+    index = build_index(labels, lengths, 0, difficulty={"a": np.array([0.1, 7.0, -2.0, 0.3])})
+    assert index.difficulty[:4].tolist() == [0.5, 1.0, 0.25, 0.75]
+    assert index.difficulty[4:].tolist() == [1.0, 1 / 3, 2 / 3]
+
+
+def test_a_curriculum_shows_first_what_the_task_calls_easy() -> None:
+    labels, lengths = {"a": np.zeros(80, np.int64)}, {"a": np.full(80, 5)}
+    hard = np.arange(80.0)[::-1]
+    index = build_index(labels, lengths, 0, difficulty={"a": hard})
+    kind = {"curriculum.kind": "progressive", "curriculum.initial_difficulty": 0.25}
+    first = stage_batches(plan_of(4, **kind), index, LADDER[2:], 0, 0)[:5]
+    assert set(np.concatenate(first).tolist()) <= set(range(60, 80))
+
+
+def test_a_fraction_holds_the_share_of_each_domain_in_each_class() -> None:
+    rng = stream(0, "test_batches", "domains")
+    labels = rng.integers(2, size=400)
+    domains = np.where(rng.random(400) < 0.1, "rare", "common")
+    lengths = {"a": np.full(400, 5)}
+    index = build_index({"a": labels}, lengths, 0, domains={"a": domains.tolist()})
+    chosen = fraction(index, 0, 20)
+    for label in range(2):
+        for domain in ("rare", "common"):
+            members = (labels == label) & (domains == domain)
+            assert abs(members[chosen].sum() - 0.2 * members.sum()) <= 1
+
+
+def test_one_domain_changes_no_fraction() -> None:
+    labels = stream(0, "test_batches", "one").integers(3, size=90)
+    lengths = {"a": np.full(90, 5)}
+    plain = build_index({"a": labels}, lengths, 0)
+    same = build_index({"a": labels}, lengths, 0, domains={"a": ["all"] * 90})
+    assert np.array_equal(plain.priority, same.priority)

@@ -76,13 +76,11 @@ def read_search_space(
     if isinstance(written, dict) and TASK_GENES in written:
         _check_switch(reader, written[TASK_GENES])
         written = {key: value for key, value in written.items() if key != TASK_GENES}
-    genes: dict[str, Gene] = {}
-    places: dict[str, KeyPath] = {}
     own = entries_of(reader, written, ("search_space",))
     named = {_field(key) for key, _, _ in own} if block is not None else set()
-    for target, gene, path in _brought(reader, plan, tasks, taken_over(reader, brought), named):
-        places[target] = path
-        genes[target] = gene
+    theirs = list(_brought(reader, plan, tasks, taken_over(reader, brought), named))
+    genes = {target: gene for target, gene, _ in theirs}
+    places = {target: path for target, _, path in theirs}
     for key, value, path in own:
         if block is None and key in places:
             continue

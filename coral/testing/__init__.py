@@ -1,9 +1,19 @@
-"""Conformance suites for plugin authors. They need pytest."""
+"""Conformance suites for plugin authors. ``TaskConformance`` needs pytest."""
 
-import pytest
+from __future__ import annotations
 
-pytest.register_assert_rewrite("coral.testing.task_conformance")
+from typing import TYPE_CHECKING, Any
 
-from coral.testing.task_conformance import TaskConformance
+if TYPE_CHECKING:
+    from coral.testing.task_conformance import TaskConformance
 
 __all__ = ["TaskConformance"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the suite when it is first used: the checks themselves need no pytest."""
+    if name != "TaskConformance":
+        raise AttributeError(f"module 'coral.testing' has no attribute {name!r}")
+    from coral.testing.task_conformance import TaskConformance
+
+    return TaskConformance

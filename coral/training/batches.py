@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,7 +66,7 @@ def build_index(
             domain's share of each class.
     """
     tasks = tuple(labels)
-    hardness = {**lengths, **(difficulty or {})}
+    hardness: dict[str, NDArray[Any]] = {**lengths, **(difficulty or {})}
     strata = {name: _strata(labels[name], (domains or {}).get(name)) for name in tasks}
     return TrainIndex(
         tasks=tasks,
@@ -76,7 +77,7 @@ def build_index(
     )
 
 
-def _rank(values: Indices | NDArray[np.float64]) -> NDArray[np.float64]:
+def _rank(values: NDArray[Any]) -> NDArray[np.float64]:
     """Return the rank of each value in (0, 1]; ties in order of position."""
     rank = np.empty(len(values))
     rank[np.argsort(values, kind="stable")] = np.arange(1, len(values) + 1) / len(values)

@@ -121,7 +121,7 @@ def build_trainer(
         tasks[calls.task.name] = LoadedTask(
             task=calls.task,
             data=data,
-            plugin=calls.plugin,
+            plugin=str(calls.plugin),
             difficulty=calls.difficulty(data.train),
             domains=calls.domains(data.train),
         )

@@ -93,7 +93,7 @@ def write_starter(
     text = TEMPLATE.format(
         title=f"{len(loaded.train):,} texts of {len(loaded.label_names)} classes to train on.",
         file=output,
-        base_model=base_model or _default_model(),
+        base_model=base_model or default_model(),
         task="\n".join(f"  {line}" for line in item.splitlines()),
         sequence_len=length,
         tokens=tokens,
@@ -119,6 +119,7 @@ def _usual_tokens(data: TaskData) -> int:
     return int(np.ceil(np.quantile(words, 0.95) * TOKENS_PER_WORD)) + 2
 
 
-def _default_model() -> str:
+def default_model() -> str:
+    """Return the small encoder that is installed, else its hub id."""
     module, model = PACKAGED
     return model if importlib.util.find_spec(module) else HUB_MODEL

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coral.cli import stored
-from coral.cli.common import Json, RunFolder, reported
-from coral.errors import ConfigError, Fault
+from coral.cli.common import Json, Plugins, RunFolder, key_values, reported
+from coral.cli.plugins import plugins_app
 
 if TYPE_CHECKING:
     from coral.cli.screen import Screen
@@ -39,10 +39,6 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="The same as an option; repeatable."),
 ]
-Plugins = Annotated[
-    list[Path] | None,
-    typer.Option("--plugins", metavar="DIR", help="A folder of task plugins; repeatable."),
-]
 Simulate = Annotated[
     bool,
     typer.Option(
@@ -59,22 +55,7 @@ ForceFresh = Annotated[
 
 
 def _overrides(*groups: list[str] | None, simulate: bool) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    faults = []
-    for text in (item for group in groups for item in group or []):
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            faults.append(
-                Fault(
-                    where="command line",
-                    key="",
-                    rule=f"an override is KEY=VALUE, got {text}.",
-                    remedy="Write, for example, evolution.generations=5.",
-                )
-            )
-        pairs[key] = value
-    if faults:
-        raise ConfigError(faults)
+    pairs = key_values(*groups)
     return {**pairs, "mode": "simulate"} if simulate else pairs
 
 
@@ -341,29 +322,7 @@ def data(
             print_data(facts, Console(highlight=False))
 
 
-@app.command(name="plugins")
-def list_plugins(*, plugins: Plugins = None, json: Json = False) -> None:
-    """List task plugins: where they come from, what they provide, and which are broken."""
-    with reported():
-        from dataclasses import asdict
-
-        from coral.reporting import as_json
-        from coral.tasks import discover
-
-        found = [
-            {**asdict(replace(plugin, tasks={})), "tasks": sorted(plugin.tasks)}
-            for plugin in discover(plugins or (), config_folder=Path()).plugins
-        ]
-        if json:
-            typer.echo(as_json(found))
-            return
-        for plugin in found:
-            told = (
-                ", ".join(plugin["tasks"]) if not plugin["error"] else f"broken: {plugin['error']}"
-            )
-            name = " ".join(filter(None, (plugin["name"], plugin["version"])))
-            typer.echo(f"{name}  {told}\n    {plugin['origin']}")
-
+app.add_typer(plugins_app, name="plugins")
 
 for command in (stored.show, stored.lineage, stored.predict, stored.runs, stored.gc):
     app.command()(command)

@@ -3,6 +3,7 @@
 from coral.tasks.calling import TaskCalls, task_calls
 from coral.tasks.classification import CLASSIFICATION_METRICS, macro_auroc, score_classification
 from coral.tasks.registry import Plugin, Registry, TaskFactory, discover
+from coral.tasks.splits import classification_data
 
 __all__ = [
     "CLASSIFICATION_METRICS",
@@ -10,6 +11,7 @@ __all__ = [
     "Registry",
     "TaskCalls",
     "TaskFactory",
+    "classification_data",
     "discover",
     "macro_auroc",
     "score_classification",

@@ -7,6 +7,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from coral.capabilities import difficulty_of, domains_of
 from coral.errors import CoralError, TaskError
 from coral.ports import DataContext, Examples, Task, TaskData
-from coral.tasks.registry import Registry
+from coral.tasks.registry import Plugin, Registry, described
 
 Result = TypeVar("Result")
 
@@ -32,7 +33,7 @@ def task_calls(
     """Build a task as ``Registry.build`` does, to be called with care."""
     return TaskCalls(
         task=registry.build(name, options),
-        plugin=str(registry.provider(name)),
+        plugin=registry.provider(name),
         timeout_seconds=timeout_seconds,
     )
 
@@ -42,12 +43,12 @@ class TaskCalls:
     """A built task, called with care.
 
     Attributes:
-        plugin: what messages call the plugin.
+        plugin: whose task it is.
         timeout_seconds: longest that one call may take; None for no limit.
     """
 
     task: Task
-    plugin: str
+    plugin: Plugin
     timeout_seconds: float | None = TIMEOUT_SECONDS
 
     def load(self, context: DataContext) -> TaskData:
@@ -105,7 +106,8 @@ class TaskCalls:
             raise TaskError(f"{call.error}\n{self._remedy}") from call.error
         if isinstance(call.error, CoralError) or not isinstance(call.error, Exception | SystemExit):
             raise call.error
-        raise self.error(method, f"raised {_told(call.error)}") from call.error
+        told = described(call.error, Path(self.plugin.origin))
+        raise self.error(method, f"raised {told}") from call.error
 
 
 @dataclass(slots=True)
@@ -121,12 +123,6 @@ class _Call:
             self.value = self.function()
         except BaseException as error:  # it is raised again by the thread that waits
             self.error = error
-
-
-def _told(error: BaseException) -> str:
-    """Return an exception in one line, with the line that raised it."""
-    *_, last = traceback.extract_tb(error.__traceback__)
-    return f"{' '.join(f'{type(error).__name__}: {error}'.split())} ({last.filename}:{last.lineno})"
 
 
 def _place_of(thread: threading.Thread) -> str:

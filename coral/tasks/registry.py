@@ -189,7 +189,7 @@ def _load_folder(folder: Path) -> Plugin:
         tasks = _checked_tasks(getattr(module, "TASKS", None))
     except (Exception, SystemExit) as error:
         _LOGGER.debug("The plugin %s can't be imported.", folder, exc_info=True)
-        return Plugin(name=folder.name, origin=str(folder), error=_describe(error, folder))
+        return Plugin(name=folder.name, origin=str(folder), error=described(error, folder))
     version = str(getattr(module, "__version__", ""))
     return Plugin(name=folder.name, origin=str(folder), tasks=tasks, version=version)
 
@@ -201,7 +201,7 @@ def _load_entry_point(point: EntryPoint) -> Plugin:
         tasks = _checked_tasks(point.load())
     except (Exception, SystemExit) as error:
         _LOGGER.debug("The plugin %s can't be imported.", origin, exc_info=True)
-        return Plugin(name=point.name, origin=origin, version=version, error=_describe(error))
+        return Plugin(name=point.name, origin=origin, version=version, error=described(error))
     return Plugin(name=point.name, origin=origin, tasks=tasks, version=version)
 
 
@@ -238,7 +238,7 @@ def _checked_tasks(tasks: object) -> Mapping[str, TaskFactory]:
     return dict(tasks)
 
 
-def _describe(error: BaseException, folder: Path | None = None) -> str:
+def described(error: BaseException, folder: Path | None = None) -> str:
     """Return one line: the exception and the last line of the plugin's own that led to it."""
     summary = " ".join(f"{type(error).__name__}: {error}".split())
     if folder is None:
@@ -297,7 +297,7 @@ def _check_task(name: str, task: object, plugin: Plugin) -> None:
             continue
         except Exception as error:
             raise TaskError(
-                f"task {name!r}: its {attribute} raised {_describe(error, Path(plugin.origin))}."
+                f"task {name!r}: its {attribute} raised {described(error, Path(plugin.origin))}."
                 f"\n{remedy}"
             ) from error
     missing = [attribute for attribute in expected if attribute not in found]
@@ -327,7 +327,7 @@ def _check_task(name: str, task: object, plugin: Plugin) -> None:
         raise TaskError(f"{error}\n{remedy}") from error
     except Exception as error:
         raise TaskError(
-            f"task {name!r}: asking what it brings raised {_describe(error, Path(plugin.origin))}."
+            f"task {name!r}: asking what it brings raised {described(error, Path(plugin.origin))}."
             f"\n{remedy}"
         ) from error
 

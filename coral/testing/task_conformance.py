@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import pytest
 
 from coral.ports import Task
-from coral.tasks import TaskCalls
+from coral.tasks import Plugin, TaskCalls
 from coral.testing.subject import Source, Subject
 from coral.testing.task_checks import CHECKS, IN_ANOTHER_PROCESS, Check, CheckError, sentence
 
@@ -50,7 +50,8 @@ class TaskConformance:
     def test_the_task_keeps_to_the_rule_that(
         self, check: Check, task: Task, cache_dir: Path
     ) -> None:
-        calls = TaskCalls(task=task, plugin=type(task).__module__)
+        module = type(task).__module__
+        calls = TaskCalls(task=task, plugin=Plugin(name=module, origin=module))
         source = self._source() if self.name else None
         if source is None and check is IN_ANOTHER_PROCESS:
             pytest.skip("the task has no name here under which another process would build it")

@@ -15,7 +15,7 @@ from coral.ports import DataContext, Examples, Proxy, TaskData
 from coral.tasks import TaskCalls
 from coral.tasks.registry import Plugin, Registry
 
-PLUGIN = "letters (/plugins/letters)"
+PLUGIN = f"letters ({Path(__file__).parent})"
 FEW = Examples(texts=("a", "b"), labels=np.array([0, 1]))
 DATA = TaskData(train=FEW, validation=FEW, test=FEW, label_names=("x", "y"))
 
@@ -38,7 +38,8 @@ class Fake:
 
 
 def calls(task: Any, seconds: float | None = 60) -> TaskCalls:
-    return TaskCalls(task=task, plugin=PLUGIN, timeout_seconds=seconds)
+    plugin = Plugin(name="letters", origin=str(Path(__file__).parent))
+    return TaskCalls(task=task, plugin=plugin, timeout_seconds=seconds)
 
 
 def error_of(function: Callable[[], object]) -> str:
@@ -184,7 +185,8 @@ class RaisingGenes(Fake):
     ],
 )
 def test_a_malformed_task_is_refused_when_it_is_built(task: Any, told: str) -> None:
-    plugin = Plugin(name="letters", origin="/plugins/letters", tasks={"fake": lambda: task})
+    origin = str(Path(__file__).parent)
+    plugin = Plugin(name="letters", origin=origin, tasks={"fake": lambda: task})
     other = Plugin(name="other", origin="/plugins/other", tasks={"fine": Fake})
     registry = Registry(plugins=(plugin, other))
     message = error_of(lambda: registry.build("fake", {}))

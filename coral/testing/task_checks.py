@@ -246,15 +246,15 @@ def scoring_is_repeatable_and_leaves_its_input_alone(subject: Subject) -> None:
     before = predictions.copy()
     first = subject.task.score(labels, predictions)
     _require(
-        subject.task.score(labels, predictions) == first,
-        "score() must return the same for the same predictions; it did not",
-        "Draw no random numbers, or draw them from coral.rng.stream(seed, name).",
-    )
-    _require(
         np.array_equal(predictions, before)
         and np.array_equal(labels, subject.data.validation.labels),
         "score() must leave labels and predictions as they are; it changed them",
         "Work on a copy.",
+    )
+    _require(
+        subject.task.score(labels, predictions) == first,
+        "score() must return the same for the same predictions; it did not",
+        "Draw no random numbers, or draw them from coral.rng.stream(seed, name).",
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,8 +28,11 @@ def list_plugins(context: typer.Context, *, plugins: Plugins = None, json: Json 
         providers = Counter(name for plugin in found for name in plugin.tasks)
         listed = [
             {
-                **asdict(replace(plugin, tasks={})),
+                "name": plugin.name,
+                "version": plugin.version,
+                "origin": plugin.origin,
                 "tasks": sorted(plugin.tasks),
+                "error": plugin.error,
                 "clashes": sorted(name for name in plugin.tasks if providers[name] > 1),
             }
             for plugin in found

@@ -2,11 +2,15 @@
 
 from coral.tasks.calling import TaskCalls, task_calls
 from coral.tasks.classification import CLASSIFICATION_METRICS, macro_auroc, score_classification
+from coral.tasks.multilabel import MULTILABEL_METRICS, score_multilabel
 from coral.tasks.registry import Plugin, Registry, TaskFactory, discover
+from coral.tasks.regression import REGRESSION_METRICS, score_regression
 from coral.tasks.splits import classification_data
 
 __all__ = [
     "CLASSIFICATION_METRICS",
+    "MULTILABEL_METRICS",
+    "REGRESSION_METRICS",
     "Plugin",
     "Registry",
     "TaskCalls",
@@ -15,5 +19,7 @@ __all__ = [
     "discover",
     "macro_auroc",
     "score_classification",
+    "score_multilabel",
+    "score_regression",
     "task_calls",
 ]

@@ -8,14 +8,14 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coral.capabilities import difficulty_of, domains_of
 from coral.errors import CoralError, TaskError
-from coral.ports import DataContext, Examples, Task, TaskData
+from coral.ports import DataContext, Examples, Problem, Task, TaskData
 from coral.tasks.registry import Plugin, Registry, described
 
 Result = TypeVar("Result")
@@ -71,6 +71,9 @@ class TaskCalls:
                 )
             if len(split) == 0:
                 raise self.error("load", f"must give at least one example to {name}, got none")
+        if data.problem not in get_args(Problem):
+            known = ", ".join(get_args(Problem))
+            raise self.error("load", f"must name a problem ({known}), got {data.problem!r}")
         return data
 
     def difficulty(self, examples: Examples) -> NDArray[np.float64] | None:

@@ -70,13 +70,32 @@ class Subject:
 
 
 def predictions_of(data: TaskData) -> Mapping[str, NDArray[np.float64]]:
-    """Return ``(n, classes)`` probabilities for the validation split, of three qualities."""
-    classes = len(data.label_names)
-    return {
-        "perfect": np.eye(classes)[data.validation.labels],
-        "random": stream(0, "conformance").dirichlet(np.ones(classes), len(data.validation)),
-        "constant": np.full((len(data.validation), classes), 1 / classes),
-    }
+    """Return predictions for the validation split as ``Task.score`` takes them.
+
+    They are of three qualities: perfect, random, and constant.
+    """
+    labels, count = data.validation.labels, len(data.label_names)
+    rng, shape = stream(0, "conformance"), (len(data.validation), count)
+    match data.problem:
+        case "single_label":
+            return {
+                "perfect": np.eye(count)[labels],
+                "random": rng.dirichlet(np.ones(count), shape[0]),
+                "constant": np.full(shape, 1 / count),
+            }
+        case "multi_label":
+            return {
+                "perfect": labels.astype(np.float64),
+                "random": rng.random(shape),
+                "constant": np.full(shape, 0.5),
+            }
+        case "regression":
+            center, spread = labels.mean(axis=0), labels.std(axis=0)
+            return {
+                "perfect": labels.astype(np.float64),
+                "random": center + spread * rng.normal(size=shape),
+                "constant": np.broadcast_to(center, shape).copy(),
+            }
 
 
 def digest_of(data: object) -> str:

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -24,7 +24,7 @@ from coral.capabilities import check_capabilities, difficulty_of, domains_of, pr
 from coral.errors import CoralError
 from coral.ports import DataContext
 from coral.testing.subject import Subject, digest_of, predictions_of
-from coral.training.batches import build_index, fraction
+from coral.training.batches import build_index, fraction, strata
 
 FRACTIONS = (1.0, 5.0, 20.0, 50.0, 100.0)
 """Percentages of the train split, as stages have them."""
@@ -135,8 +135,9 @@ def another_process_builds_and_loads_the_same_data(subject: Subject) -> None:
 
 
 def no_text_is_in_two_splits(subject: Subject) -> None:
+    """Of pairs, neither is the same pair."""
     for (one, first), (two, second) in combinations(subject.splits.items(), 2):
-        shared = sorted(set(first.texts) & set(second.texts))
+        shared = sorted(set(first.contents) & set(second.contents))
         _require(
             not shared,
             f"{one} and {two} must share no text, got {len(shared)}, such as {_shown(shared)}",
@@ -146,65 +147,87 @@ def no_text_is_in_two_splits(subject: Subject) -> None:
 
 def texts_are_texts(subject: Subject) -> None:
     for name, split in subject.splits.items():
-        for i, text in enumerate(split.texts):
+        _require(
+            len(split.pairs) in (0, len(split)),
+            f"pairs of {name} must be as many as texts, got {len(split.pairs)} for {len(split)}",
+            "Give each example its second text, or none of them one.",
+        )
+        for i, text in enumerate((*split.texts, *split.pairs)):
             _require(
                 isinstance(text, str) and bool(text.strip()),
-                f"{name} must hold texts that say something, got {text!r} at {i}",
+                f"{name} must hold texts that say something, got {text!r} at {i % len(split)}",
                 "Leave the example out.",
             )
             try:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise CheckError(
-                    f"{name} must hold texts that UTF-8 can encode, got {error.reason} at {i}",
+                    f"{name} must hold texts that UTF-8 can encode, got {error.reason} at"
+                    f" {i % len(split)}",
                     "Decode the source with errors='replace'.",
                 ) from error
 
 
-def each_text_has_a_label_that_has_a_name(subject: Subject) -> None:
-    classes = len(subject.data.label_names)
+def labels_are_those_of_the_problem(subject: Subject) -> None:
+    data = subject.data
+    count, expected = len(data.label_names), "float64" if data.problem == "regression" else "int64"
     for name, split in subject.splits.items():
         labels = split.labels
+        shape = (len(split),) if data.problem == "single_label" else (len(split), count)
         _require(
-            labels.dtype == np.int64 and labels.shape == (len(split.texts),),
-            f"labels of {name} must be int64 of shape ({len(split.texts)},), got"
-            f" {labels.dtype} of shape {labels.shape}",
-            "Give one class index a text: np.array(labels, np.int64).",
+            labels.dtype == np.dtype(expected) and labels.shape == shape,
+            f"labels of {name} must be {expected} of shape {shape}, got {labels.dtype} of shape"
+            f" {labels.shape}",
+            f"Write np.array(labels, np.{expected}); each column has a name in label_names.",
         )
+        if data.problem == "regression":
+            _require(
+                bool(np.isfinite(labels).all()),
+                f"labels of {name} must be finite, {int((~np.isfinite(labels)).sum())} are not",
+                "Leave the examples out.",
+            )
+            continue
+        highest = 1 if data.problem == "multi_label" else count - 1
         _require(
-            labels.min() >= 0 and labels.max() < classes,
-            f"labels of {name} must lie in 0..{classes - 1}, got {labels.min()}..{labels.max()}",
-            "Give each class a name in label_names.",
+            bool(labels.min() >= 0 and labels.max() <= highest),
+            f"labels of {name} must lie in 0..{highest}, got {labels.min()}..{labels.max()}",
+            "Give each class a name in label_names."
+            if data.problem == "single_label"
+            else "Write 1 for each label that an example has, else 0.",
         )
 
 
-def label_names_are_two_or_more_and_distinct(subject: Subject) -> None:
+def label_names_are_distinct(subject: Subject) -> None:
     names = subject.data.label_names
+    least = 2 if subject.data.problem == "single_label" else 1
     _require(
-        len(set(names)) == len(names) >= 2,
-        f"label_names must be two or more, all different, got {list(names)}",
-        "Name each class once.",
+        len(set(names)) == len(names) >= least,
+        f"label_names must be {least} or more, all different, got {list(names)}",
+        "Name each class, label or number once.",
     )
 
 
-def every_class_is_in_the_train_split(subject: Subject) -> None:
-    present = set(subject.data.train.labels.tolist())
-    missing = [name for i, name in enumerate(subject.data.label_names) if i not in present]
+def the_train_split_holds_examples_of_everything(subject: Subject) -> None:
+    data, labels = subject.data, subject.data.train.labels
+    if data.problem == "single_label":
+        present = np.bincount(labels, minlength=len(data.label_names)) > 0
+    else:
+        present = labels.min(axis=0) != labels.max(axis=0)
+    missing = [name for name, there in zip(data.label_names, present, strict=True) if not there]
     _require(
         not missing,
-        f"train must hold every class, {', '.join(missing)} is missing",
-        "Drop the class, or stratify the splits.",
+        f"train must hold every class, and different values of every label; {', '.join(missing)}"
+        " is missing, or always the same",
+        "Drop it, or stratify the splits.",
     )
 
 
-def small_fractions_lie_in_large_ones_and_hold_more_than_one_class(subject: Subject) -> None:
+def small_fractions_lie_in_large_ones_and_are_not_all_alike(subject: Subject) -> None:
     train = subject.data.train
-    domains = domains_of(subject.task, train)
     index = build_index(
-        {"task": train.labels},
+        {"task": strata(subject.data.problem, train.labels, domains_of(subject.task, train))},
         {"task": np.array([len(text) for text in train.texts], np.int64)},
         seed=0,
-        domains={} if domains is None else {"task": domains},
     )
     parts = [set(fraction(index, 0, share).tolist()) for share in FRACTIONS]
     for (small, one), (large, two) in pairwise(zip(FRACTIONS, parts, strict=True)):
@@ -214,10 +237,10 @@ def small_fractions_lie_in_large_ones_and_hold_more_than_one_class(subject: Subj
             "Keep labels and domains the same at every call.",
         )
     for share, rows in zip(FRACTIONS[1:], parts[1:], strict=True):
-        classes = len(set(train.labels[sorted(rows)].tolist()))
         _require(
-            classes > 1,
-            f"{share:g} % of {len(train)} train examples must hold two classes, got {classes}",
+            len(np.unique(train.labels[sorted(rows)], axis=0)) > 1,
+            f"{share:g} % of {len(train)} train examples must differ in their labels, all of"
+            f" {len(rows)} are alike",
             "Bring more train examples.",
         )
 
@@ -293,12 +316,14 @@ def a_few_examples_can_be_scored(subject: Subject) -> None:
 
 def odd_texts_do_no_harm(subject: Subject) -> None:
     """Who trains on other splits, or labels new texts, brings whatever there is."""
-    labels = np.resize(
-        subject.data.train.labels, (len(ODD_TEXTS), *subject.data.train.labels.shape[1:])
+    train = subject.data.train
+    odd = dataclasses.replace(
+        train.take(np.resize(np.arange(len(train)), len(ODD_TEXTS)).tolist()),
+        texts=ODD_TEXTS,
+        pairs=ODD_TEXTS[::-1] if train.pairs else (),
     )
-    odd = dataclasses.replace(subject.data.train, texts=ODD_TEXTS, labels=labels)
     for method, ask in (("difficulty", difficulty_of), ("domains", domains_of)):
-        for examples in (odd, subject.data.train):
+        for examples in (odd, train):
             try:
                 ask(subject.task, examples)
             except Exception as error:
@@ -329,10 +354,10 @@ CHECKS: tuple[Check, ...] = (
     another_process_builds_and_loads_the_same_data,
     no_text_is_in_two_splits,
     texts_are_texts,
-    each_text_has_a_label_that_has_a_name,
-    label_names_are_two_or_more_and_distinct,
-    every_class_is_in_the_train_split,
-    small_fractions_lie_in_large_ones_and_hold_more_than_one_class,
+    labels_are_those_of_the_problem,
+    label_names_are_distinct,
+    the_train_split_holds_examples_of_everything,
+    small_fractions_lie_in_large_ones_and_are_not_all_alike,
     scores_are_finite_and_have_the_declared_names,
     scoring_is_repeatable_and_leaves_its_input_alone,
     perfect_predictions_score_better_than_random_ones,
@@ -403,6 +428,6 @@ def _require(condition: bool, rule: str, remedy: str) -> None:
         raise CheckError(rule, remedy)
 
 
-def _shown(texts: list[str]) -> str:
-    text = texts[0] if texts else ""
+def _shown(contents: Sequence[tuple[str, ...]]) -> str:
+    text = " | ".join(contents[0]) if contents else ""
     return repr(text if len(text) <= 60 else f"{text[:57]}...")

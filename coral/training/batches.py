@@ -16,10 +16,14 @@ from numpy.typing import NDArray
 
 from coral.fidelity.stages import Stage, ladder_steps
 from coral.plan import TrainingPlan, difficulty_limit, task_shares
+from coral.ports import Problem
 from coral.rng import stream
 
 BUCKET_WINDOW = 16
 """Batches that are drawn together and bucketed by length."""
+
+STRATA = 10
+"""Parts of equal size into which numbers are cut, where a part of them shall be like the whole."""
 
 Indices = NDArray[np.int64]
 
@@ -48,29 +52,25 @@ class TrainIndex:
 
 
 def build_index(
-    labels: Mapping[str, Indices],
+    strata: Mapping[str, Indices],
     lengths: Mapping[str, Indices],
     seed: int,
     *,
     difficulty: Mapping[str, NDArray[np.float64]] | None = None,
-    domains: Mapping[str, Sequence[str]] | None = None,
 ) -> TrainIndex:
-    """Return the index over tasks in the order of ``labels``.
+    """Return the index over tasks in the order of ``strata``.
 
     Args:
-        labels: task name to ``(n,)`` class indices.
+        strata: task name to ``(n,)`` numbers; a data fraction holds equal shares of all of them.
         lengths: task name to ``(n,)`` tokens.
         seed: of the run; fixes the permutation behind the data fractions.
         difficulty: of the tasks that say how hard each example is, ``(n,)`` numbers.
-        domains: of the tasks that have them, the name of each example's; fractions hold each
-            domain's share of each class.
     """
-    tasks = tuple(labels)
+    tasks = tuple(strata)
     hardness: dict[str, NDArray[Any]] = {**lengths, **(difficulty or {})}
-    strata = {name: _strata(labels[name], (domains or {}).get(name)) for name in tasks}
     return TrainIndex(
         tasks=tasks,
-        task=np.concatenate([np.full(len(labels[name]), i) for i, name in enumerate(tasks)]),
+        task=np.concatenate([np.full(len(strata[name]), i) for i, name in enumerate(tasks)]),
         length=np.concatenate([lengths[name] for name in tasks]),
         difficulty=np.concatenate([_rank(hardness[name]) for name in tasks]),
         priority=np.concatenate([_priority(strata[name], seed, name) for name in tasks]),
@@ -84,14 +84,32 @@ def _rank(values: NDArray[Any]) -> NDArray[np.float64]:
     return rank
 
 
-def _strata(labels: Indices, domains: Sequence[str] | None) -> Indices:
-    """Return a number for each example: those of one class in one domain share it."""
+def strata(problem: Problem, labels: NDArray[Any], domains: Sequence[str] | None = None) -> Indices:
+    """Return a number for each example; parts of the data hold equal shares of all of them.
+
+    Args:
+        labels: as in ``ports.Examples``.
+        domains: of the examples; those of one class in one domain share a number.
+    """
+    found = _label_strata(problem, labels)
     if domains is None:
-        return labels
+        return found
     domain = np.unique(np.asarray(domains), return_inverse=True)[1]
-    pairs = np.stack([labels, domain], axis=1)
-    strata: Indices = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
-    return strata
+    pairs = np.stack([found, domain], axis=1)
+    together: Indices = np.unique(pairs, axis=0, return_inverse=True)[1].reshape(-1)
+    return together
+
+
+def _label_strata(problem: Problem, labels: NDArray[Any]) -> Indices:
+    if problem == "multi_label":
+        _, found = np.unique(labels, axis=0, return_inverse=True)
+        return found.reshape(-1).astype(np.int64)
+    if problem == "regression":
+        order = np.argsort(labels[:, 0], kind="stable")
+        rank = np.empty(len(labels), dtype=np.int64)
+        rank[order] = np.arange(len(labels))
+        return rank * STRATA // len(labels)
+    return labels
 
 
 def _priority(strata: Indices, seed: int, task: str) -> NDArray[np.float64]:

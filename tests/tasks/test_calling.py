@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,10 @@ def test_a_load_that_hangs_ends_in_one_message_that_says_where_it_stands() -> No
                 label_names=("x",),
             ),
             "must give at least one example to test, got none",
+        ),
+        (
+            replace(DATA, problem="ranking"),  # type: ignore[arg-type]
+            "must name a problem (single_label, multi_label, regression), got 'ranking'",
         ),
     ],
 )

@@ -16,10 +16,14 @@ from coral.ports import DataContext, Examples, Proxy, TaskData
 from coral.rng import stream
 from coral.tasks import (
     CLASSIFICATION_METRICS,
+    MULTILABEL_METRICS,
+    REGRESSION_METRICS,
     Plugin,
     TaskCalls,
     classification_data,
     score_classification,
+    score_multilabel,
+    score_regression,
 )
 from coral.testing import task_checks
 from coral.testing.subject import Source, Subject, digest_of
@@ -179,17 +183,17 @@ BROKEN: Mapping[str, tuple[Any, str]] = {
         Sound(train_of(lambda train: {"texts": (" \n", *train.texts[1:])})),
         "train must hold texts that say something, got ' \\n' at 0",
     ),
-    "each text has a label that has a name": (
+    "labels are those of the problem": (
         Sound(train_of(lambda train: {"labels": train.labels.astype(np.int32)})),
         "got int32 of shape (96,)",
     ),
-    "label names are two or more and distinct": (
+    "label names are distinct": (
         Sound(lambda data: dataclasses.replace(data, label_names=("good", "good"))),
         "got ['good', 'good']",
     ),
-    "small fractions lie in large ones and hold more than one class": (
+    "small fractions lie in large ones and are not all alike": (
         Sound(train_of(lambda t: {"texts": t.texts[-52:], "labels": np.r_[[0], t.labels[-51:]]})),
-        "5 % of 52 train examples must hold two classes, got 1",
+        "5 % of 52 train examples must differ in their labels, all of 3 are alike",
     ),
     "scores are finite and have the declared names": (NanOnConstant(), "auroc must be finite"),
     "scoring is repeatable and leaves its input alone": (Clumsy(), "it changed them"),
@@ -198,6 +202,115 @@ BROKEN: Mapping[str, tuple[Any, str]] = {
     "proxies are finite": (NanProxy(), "the proxy spread must be a finite number on constant"),
     "odd texts do no harm": (AfraidOfEmptyTexts(), "difficulty() must take any texts"),
 }
+
+
+class OfLabels(Sound):
+    """Any number of labels, on pairs of texts."""
+
+    metrics: Mapping[str, Any] = MULTILABEL_METRICS
+
+    def load(self, context: DataContext) -> TaskData:
+        def examples(split: str, count: int) -> Examples:
+            rng = stream(0, "labels", split)
+            return Examples(
+                texts=("the same",) * count,
+                pairs=tuple(f"{split} {i}" for i in range(count)),
+                labels=rng.integers(2, size=(count, 3)),
+            )
+
+        data = TaskData(
+            train=examples("train", 100),
+            validation=examples("validation", 40),
+            test=examples("test", 40),
+            label_names=("x", "y", "z"),
+            problem="multi_label",
+        )
+        return self._change(data)
+
+    def score(self, labels: Any, predictions: Any) -> Mapping[str, float]:
+        return score_multilabel(labels, predictions)
+
+    def difficulty(self, examples: Examples) -> Any:
+        return examples.labels.sum(axis=1)
+
+
+class OfNumbers(OfLabels):
+    """Two numbers an example."""
+
+    metrics: Mapping[str, Any] = REGRESSION_METRICS
+    primary_metric = "spearman"
+
+    def load(self, context: DataContext) -> TaskData:
+        def examples(part: Examples) -> Examples:
+            numbers = np.stack([part.labels.sum(axis=1), np.arange(len(part))], axis=1)
+            return dataclasses.replace(part, labels=numbers.astype(np.float64))
+
+        data = OfLabels().load(context)
+        return self._change(
+            dataclasses.replace(
+                data,
+                train=examples(data.train),
+                validation=examples(data.validation),
+                test=examples(data.test),
+                label_names=("how many", "which"),
+                problem="regression",
+            )
+        )
+
+    def score(self, labels: Any, predictions: Any) -> Mapping[str, float]:
+        return score_regression(labels, predictions)
+
+
+@pytest.mark.parametrize("task", [OfLabels(), OfNumbers()], ids=["labels", "numbers"])
+def test_sound_tasks_of_other_problems_pass_too(task: Any, tmp_path: Path) -> None:
+    assert failed_in(task, tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("task", "check", "told"),
+    [
+        (
+            OfLabels(train_of(lambda train: {"labels": train.labels[:, :2]})),
+            "labels are those of the problem",
+            "must be int64 of shape (100, 3), got int64 of shape (100, 2)",
+        ),
+        (
+            OfLabels(train_of(lambda train: {"labels": train.labels * 2})),
+            "labels are those of the problem",
+            "must lie in 0..1, got 0..2",
+        ),
+        (
+            OfLabels(train_of(lambda train: {"labels": train.labels * [1, 0, 1]})),
+            "the train split holds examples of everything",
+            "y is missing, or always the same",
+        ),
+        (
+            OfLabels(train_of(lambda train: {"pairs": train.pairs[:3]})),
+            "texts are texts",
+            "pairs of train must be as many as texts, got 3 for 100",
+        ),
+        (
+            OfLabels(train_of(lambda train: {"pairs": ("", *train.pairs[1:])})),
+            "texts are texts",
+            "got '' at 0",
+        ),
+        (
+            OfNumbers(train_of(lambda train: {"labels": train.labels + np.inf})),
+            "labels are those of the problem",
+            "labels of train must be finite",
+        ),
+        (
+            OfNumbers(lambda data: dataclasses.replace(data, label_names=("one", "one"))),
+            "label names are distinct",
+            "must be 1 or more, all different",
+        ),
+    ],
+)
+def test_what_breaks_the_rules_of_another_problem_is_found(
+    task: Any, check: str, told: str, tmp_path: Path
+) -> None:
+    with np.errstate(all="ignore"):
+        assert told in failed_in(task, tmp_path)[check]
 
 
 def test_a_sound_task_passes_every_check(tmp_path: Path) -> None:
@@ -230,13 +343,13 @@ def test_a_check_fails_on_a_task_that_breaks_its_rule(check: str, tmp_path: Path
         ),
         (
             Sound(train_of(lambda train: {"labels": train.labels + 1})),
-            "each text has a label that has a name",
+            "labels are those of the problem",
             "must lie in 0..1, got 1..2",
         ),
         (
             Sound(train_of(lambda train: {"labels": np.zeros(96, np.int64)})),
-            "every class is in the train split",
-            "good is missing",
+            "the train split holds examples of everything",
+            "every label; good is missing",
         ),
     ],
 )
@@ -247,7 +360,7 @@ def test_other_ways_to_break_a_rule_are_found_too(
 
 
 def test_every_check_that_a_task_in_memory_can_break_is_seen_to_fail() -> None:
-    seen = {*BROKEN, "every class is in the train split"}
+    seen = {*BROKEN, "the train split holds examples of everything"}
     never_here = {"no split is empty", "another process builds and loads the same data"}
     assert {sentence(check) for check in CHECKS} == seen | never_here
 

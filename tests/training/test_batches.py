@@ -19,6 +19,7 @@ from coral.training.batches import (
     examples_by_task,
     fraction,
     stage_batches,
+    strata,
 )
 
 LADDER = (
@@ -298,7 +299,7 @@ def test_a_fraction_holds_the_share_of_each_domain_in_each_class() -> None:
     labels = rng.integers(2, size=400)
     domains = np.where(rng.random(400) < 0.1, "rare", "common")
     lengths = {"a": np.full(400, 5)}
-    index = build_index({"a": labels}, lengths, 0, domains={"a": domains.tolist()})
+    index = build_index({"a": strata("single_label", labels, domains.tolist())}, lengths, 0)
     chosen = fraction(index, 0, 20)
     for label in range(2):
         for domain in ("rare", "common"):
@@ -310,5 +311,5 @@ def test_one_domain_changes_no_fraction() -> None:
     labels = stream(0, "test_batches", "one").integers(3, size=90)
     lengths = {"a": np.full(90, 5)}
     plain = build_index({"a": labels}, lengths, 0)
-    same = build_index({"a": labels}, lengths, 0, domains={"a": ["all"] * 90})
+    same = build_index({"a": strata("single_label", labels, ["all"] * 90)}, lengths, 0)
     assert np.array_equal(plain.priority, same.priority)

@@ -41,7 +41,7 @@ def test_the_plugin_that_the_readme_shows_loads_a_csv(
     task = discover([tmp_path / "plugins"]).build("reviews", dict(spec.tasks[0].options))
     data = task.load(DataContext(cache_dir=tmp_path))
     assert data.label_names == ("bad", "good")
-    assert (len(data.train), len(data.validation), len(data.test)) == (40, 5, 5)
+    assert (len(data.train), len(data.validation), len(data.test)) == (40, 4, 6)
 
 
 def test_the_task_without_code_that_the_readme_shows_loads(

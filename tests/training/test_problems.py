@@ -11,9 +11,10 @@ import torch
 from coral.ports import Examples, Problem, TaskData
 from coral.records import Outcome
 from coral.training.base import BaseModel
+from coral.training.batches import strata
 from coral.training.checkpoint import read
 from coral.training.data import LoadedTask, tokenize
-from coral.training.targets import Target, strata
+from coral.training.targets import Target
 from tests.training.conftest import MemoryCheckpoints, make_job
 from tests.training.words import PROBLEMS, UNIT, WordTask, trainer_on
 

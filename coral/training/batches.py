@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coral.fidelity.stages import Stage, ladder_steps
-from coral.plan import TrainingPlan, difficulty_limit, task_shares
+from coral.plan import TaskRows, TrainingPlan, task_shares
+from coral.ports import Strategies
 from coral.rng import stream
+from coral.strategies import OWN, let_in, sampling_weights
 
 BUCKET_WINDOW = 16
 """Batches that are drawn together and bucketed by length."""
@@ -30,6 +32,7 @@ class TrainIndex:
     Attributes:
         tasks: task names.
         task: ``(n,)`` index into ``tasks``.
+        label: ``(n,)`` class index.
         length: ``(n,)`` tokens.
         difficulty: ``(n,)`` rank of the length within the task, in (0, 1].
         priority: ``(n,)`` in (0, 1); a data fraction takes the lowest ones of each task.
@@ -37,6 +40,7 @@ class TrainIndex:
 
     tasks: tuple[str, ...]
     task: Indices
+    label: Indices
     length: Indices
     difficulty: NDArray[np.float64]
     priority: NDArray[np.float64]
@@ -59,6 +63,7 @@ def build_index(
     return TrainIndex(
         tasks=tasks,
         task=np.concatenate([np.full(len(labels[name]), i) for i, name in enumerate(tasks)]),
+        label=np.concatenate(list(labels.values())),
         length=np.concatenate([lengths[name] for name in tasks]),
         difficulty=np.concatenate([_difficulty(lengths[name]) for name in tasks]),
         priority=np.concatenate([_priority(labels[name], seed, name) for name in tasks]),
@@ -83,6 +88,16 @@ def _priority(labels: Indices, seed: int, task: str) -> NDArray[np.float64]:
     return priority
 
 
+def task_rows(index: TrainIndex, task: int, rows: Indices) -> TaskRows:
+    """Return what strategies may know of some rows of a task."""
+    return TaskRows(
+        task=index.tasks[task],
+        labels=index.label[rows],
+        lengths=index.length[rows],
+        difficulty=index.difficulty[rows],
+    )
+
+
 def fraction(index: TrainIndex, task: int, data_percentage: float) -> Indices:
     """Return the rows of a task that a stage may draw from; small fractions lie in large ones."""
     rows = np.flatnonzero(index.task == task)
@@ -97,35 +112,42 @@ def stage_batches(
     stage: int,
     seed: int,
     seen: Sequence[int] = (),
+    strategies: Strategies = OWN,
 ) -> list[Indices]:
     """Return the batches of one stage, each ``(batch_size,)`` rows of ``index``.
 
     Examples are drawn window by window: tasks by their shares, each task in seeded passes over the
-    stage's data fraction, the curriculum's limit taken at the window's start. A window is then
-    sorted by length and cut into batches in random order, so that little is padded.
+    stage's data fraction as its sampler weighs it, of those that the curriculum lets in at the
+    window's start. A window is then sorted by length and cut into batches in random order, so that
+    little is padded.
 
     Args:
         seen: examples of each task that inherited weights have drawn in this stage before; their
             passes go on there, so that an heir learns from what its parents have not seen.
+        strategies: Coral's own, and those of plugins that the plan may name.
+
+    Raises:
+        StrategyError: a plugin's does not keep to the rules of its kind.
     """
     batch_size = plan.schedule.batch_size
     ends = [0, *ladder_steps(stages, len(index), batch_size)]
     start, end, horizon = ends[stage], ends[stage + 1], ends[-1]
     shares = task_shares(plan.tasks, index.tasks)
     before = tuple(seen) or (0,) * len(index.tasks)
-    queues = [
-        _Queue(index, fraction(index, i, stages[stage].data_percentage), (seed, stage, name), past)
-        for i, (name, past) in enumerate(zip(index.tasks, before, strict=True))
-    ]
+    queues = []
+    for i, (name, past) in enumerate(zip(index.tasks, before, strict=True)):
+        rows = fraction(index, i, stages[stage].data_percentage)
+        weights = sampling_weights(strategies, plan.sampling, task_rows(index, i, rows))
+        queues.append(_Queue(index, rows, weights, (seed, stage, name), past))
     batches: list[Indices] = []
     drawn = np.zeros(len(queues), dtype=np.int64)
     for first in range(start, end, BUCKET_WINDOW):
         size = (min(first + BUCKET_WINDOW, end) - first) * batch_size
-        limit = difficulty_limit(plan.curriculum, first / horizon)
+        allowed = let_in(strategies, plan.curriculum, first / horizon, index.difficulty)
         counts = _allot([shares[name] for name in index.tasks], drawn, size)
         drawn += counts
         rows = np.concatenate(
-            [queue.take(int(n), limit) for queue, n in zip(queues, counts, strict=True)]
+            [queue.take(int(n), allowed) for queue, n in zip(queues, counts, strict=True)]
         )
         by_length = rows[np.argsort(index.length[rows], kind="stable")]
         window = by_length.reshape(-1, batch_size)
@@ -151,33 +173,59 @@ def _allot(shares: Sequence[float], drawn: Indices, size: int) -> Indices:
 
 
 class _Queue:
-    """One task's examples in seeded passes; what the curriculum holds back stays in line."""
+    """One task's examples in seeded passes; what the curriculum holds back stays in line.
+
+    A pass has as many examples as the stage may draw from. With equal weights it is a permutation
+    of them; else each comes up in proportion to its weight, rounded up or down.
+    """
 
     def __init__(
-        self, index: TrainIndex, rows: Indices, names: tuple[int, int, str], past: int
+        self,
+        index: TrainIndex,
+        rows: Indices,
+        weights: NDArray[np.float64],
+        names: tuple[int, int, str],
+        past: int,
     ) -> None:
-        self._difficulty = index.difficulty
         self._rows = rows
-        self._easiest = float(index.difficulty[rows].min())
+        self._weights = weights
+        drawable = rows[weights > 0]
+        difficulty = index.difficulty[drawable]
+        self._drawable = drawable
+        self._easiest = drawable[difficulty == difficulty.min()]
         self._names = names
         self._passes, skipped = divmod(past, len(rows))
         self._line = np.empty(0, dtype=np.int64)
         if skipped:
             self._line = self._next_pass()[skipped:]
 
-    def take(self, count: int, limit: float) -> Indices:
-        """Return the next ``count`` rows no harder than ``limit``, or than the easiest there is."""
-        limit = max(limit, self._easiest)
-        while True:
-            allowed = np.flatnonzero(self._difficulty[self._line] <= limit)[:count]
-            if len(allowed) == count:
-                taken = self._line[allowed]
-                self._line = np.delete(self._line, allowed)
-                return taken
-            self._line = np.concatenate([self._line, self._next_pass()])
+    def take(self, count: int, allowed: NDArray[np.bool_]) -> Indices:
+        """Return the next ``count`` rows that are allowed, of the easiest where none is.
 
-    def _next_pass(self) -> Indices:
+        Args:
+            allowed: ``(examples of all tasks,)``.
+        """
+        if not allowed[self._drawable].any():
+            allowed = np.zeros_like(allowed)
+            allowed[self._easiest] = True
+        while True:
+            found = np.flatnonzero(allowed[self._line])[:count]
+            if len(found) == count:
+                taken = self._line[found]
+                self._line = np.delete(self._line, found)
+                return taken
+            self._line = np.concatenate([self._line, self._next_pass(allowed)])
+
+    def _next_pass(self, allowed: NDArray[np.bool_] | None = None) -> Indices:
+        """Return one more pass; if all that is allowed is too rare to come up, over that alone."""
         seed, stage, task = self._names
-        rng = stream(seed, "order", stage, task, self._passes)
+        names = ("order", stage, task, self._passes)
         self._passes += 1
-        return rng.permutation(self._rows)
+        # Equal steps along the weights: each once where they are equal, and little chance else.
+        ends = np.cumsum(self._weights) * (len(self._rows) / self._weights.sum())
+        ends[-1] = len(self._rows)
+        steps = np.floor(ends + stream(seed, "sample", *names).random()).astype(np.int64)
+        drawn = np.repeat(self._rows, np.diff(steps, prepend=0))
+        if allowed is not None and not allowed[drawn].any():
+            drawn = np.resize(self._drawable[allowed[self._drawable]], len(drawn))
+        return stream(seed, *names).permutation(drawn)

@@ -17,7 +17,7 @@ from coral.fidelity.stages import Stage, ladder_steps
 from coral.plan import TaskRows, TrainingPlan, task_shares
 from coral.ports import Strategies
 from coral.rng import stream
-from coral.strategies import OWN, let_in, sampling_weights
+from coral.strategies import OWN, let_in, loss_weights, sampling_weights
 
 BUCKET_WINDOW = 16
 """Batches that are drawn together and bucketed by length."""
@@ -96,6 +96,21 @@ def task_rows(index: TrainIndex, task: int, rows: Indices) -> TaskRows:
         lengths=index.length[rows],
         difficulty=index.difficulty[rows],
     )
+
+
+def loss_weights_of(
+    plan: TrainingPlan, index: TrainIndex, strategies: Strategies
+) -> NDArray[np.float32] | None:
+    """Return ``(n,)`` how much each example's loss counts, mean 1 in each task; None for all alike.
+
+    Raises:
+        StrategyError: a plugin's weighting does not keep to its rules.
+    """
+    weights = np.ones(len(index), dtype=np.float32)
+    for task in range(len(index.tasks)):
+        rows = np.flatnonzero(index.task == task)
+        weights[rows] = loss_weights(strategies, plan.loss, task_rows(index, task, rows))
+    return None if (weights == 1).all() else weights
 
 
 def fraction(index: TrainIndex, task: int, data_percentage: float) -> Indices:

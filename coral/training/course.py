@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from coral.flops import StepCost
 from coral.plan import rewarmup_share
 from coral.ports import Progress, Strategies, TrainingJob
@@ -61,6 +64,7 @@ class Course:
         cost: of its training steps.
         logs: gets an entry for each stage that begins.
         strategies: by which batches are drawn.
+        loss_weights: ``(examples,)`` how much the loss of each counts; None for all alike.
     """
 
     job: TrainingJob
@@ -72,6 +76,7 @@ class Course:
     logs: list[StageLog]
     report: Callable[[Progress], None]
     strategies: Strategies
+    loss_weights: NDArray[np.float32] | None = None
 
     def next_leg(self) -> Leg | None:
         """Begin the next stage; None if the job's own stage was reached."""

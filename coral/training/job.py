@@ -17,6 +17,7 @@ from coral.records import Inheritance
 from coral.rng import stream
 from coral.training import checkpoint, transfer
 from coral.training.base import BaseModel
+from coral.training.batches import loss_weights_of
 from coral.training.checkpoint import Checkpoint, Position
 from coral.training.course import Course, StageLog
 from coral.training.data import TrainSet
@@ -148,6 +149,7 @@ class JobRunner:
                 logs=log.stages,
                 report=self._report,
                 strategies=self._strategies,
+                loss_weights=loss_weights_of(job.plan, train_set.index, self._strategies),
             )
             yield Begun(encoder, optimizer, course, restored=own is not None)
 

@@ -118,6 +118,9 @@ def _accumulate(
     for start in range(0, len(rows), size):
         piece = rows[start : start + size]
         labels = on_device(torch.from_numpy(train_set.labels[piece]), device)
+        weights = None
+        if course.loss_weights is not None:
+            weights = on_device(torch.from_numpy(course.loss_weights[piece]), device)
         tasks = train_set.index.task[piece]
         with autocast(device):
             vectors = encoder.encode_texts(train_set.texts, piece)
@@ -126,7 +129,9 @@ def _accumulate(
             members = on_device(torch.from_numpy((tasks == number).nonzero()[0]), device)
             if len(members):
                 logits = encoder.heads[name](vectors[members])
-                loss = loss + nn.functional.cross_entropy(logits, labels[members], reduction="sum")
+                reduction = "sum" if weights is None else "none"
+                found = nn.functional.cross_entropy(logits, labels[members], reduction=reduction)
+                loss = loss + (found if weights is None else (found * weights[members]).sum())
         loss = loss / len(rows)
         loss.backward()
         total += loss.detach()

@@ -242,12 +242,15 @@ class Pack:
         device = vectors.device
         tasks = self._members[0].course.train_set.index.tasks
         labels = np.full((len(tasks), sum(rows.counts)), IGNORED, dtype=np.int64)
+        weights = np.ones(sum(rows.counts), dtype=np.float32)
         start = 0
         for member, count in zip(self._members, rows.counts, strict=True):
             assert member.leg is not None
             train_set, chosen = member.course.train_set, member.leg.batches[member.done]
             own = train_set.index.task[chosen]
             labels[own, np.arange(start, start + count)] = train_set.labels[chosen]
+            if member.course.loss_weights is not None:
+                weights[start : start + count] = member.course.loss_weights[chosen]
             start += count
         by_row = vectors.new_zeros(len(vectors))
         targets = on_device(torch.from_numpy(labels), device)
@@ -257,6 +260,8 @@ class Pack:
                 by_row = by_row + nn.functional.cross_entropy(
                     logits, targets[number], reduction="none", ignore_index=IGNORED
                 )
+        if any(member.course.loss_weights is not None for member in self._members):
+            by_row = by_row * on_device(torch.from_numpy(weights), device)
         parts = by_row.split(list(rows.counts))
         return torch.stack([part.sum() / len(part) for part in parts])
 

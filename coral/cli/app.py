@@ -343,24 +343,32 @@ def data(
 
 @app.command(name="plugins")
 def list_plugins(*, plugins: Plugins = None, json: Json = False) -> None:
-    """List task plugins: where they come from, what they provide, and which are broken."""
+    """List plugins: where they come from, what they provide, and which are broken."""
     with reported():
         from dataclasses import asdict
 
         from coral.reporting import as_json
+        from coral.strategies import TITLES
         from coral.tasks import discover
 
         found = [
-            {**asdict(replace(plugin, tasks={})), "tasks": sorted(plugin.tasks)}
+            {
+                **asdict(replace(plugin, tasks={}, strategies={})),
+                "tasks": sorted(plugin.tasks),
+                "strategies": {kind: sorted(own) for kind, own in plugin.strategies.items()},
+            }
             for plugin in discover(plugins or (), config_folder=Path()).plugins
         ]
         if json:
             typer.echo(as_json(found))
             return
         for plugin in found:
-            told = (
-                ", ".join(plugin["tasks"]) if not plugin["error"] else f"broken: {plugin['error']}"
-            )
+            own = plugin["strategies"].items()
+            provided = [", ".join(plugin["tasks"])]
+            provided += [f"{TITLES[kind]} {', '.join(names)}" for kind, names in own if names]
+            told = "; ".join(filter(None, provided))
+            if plugin["error"]:
+                told = f"broken: {plugin['error']}"
             name = " ".join(filter(None, (plugin["name"], plugin["version"])))
             typer.echo(f"{name}  {told}\n    {plugin['origin']}")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,41 +33,56 @@ class TrainIndex:
     Attributes:
         tasks: task names.
         task: ``(n,)`` index into ``tasks``.
-        label: ``(n,)`` class index.
         length: ``(n,)`` tokens.
         difficulty: ``(n,)`` rank of the length within the task, in (0, 1].
         priority: ``(n,)`` in (0, 1); a data fraction takes the lowest ones of each task.
+        examples: each task's own, as strategies may know them.
     """
 
     tasks: tuple[str, ...]
     task: Indices
-    label: Indices
     length: Indices
     difficulty: NDArray[np.float64]
     priority: NDArray[np.float64]
+    examples: tuple[TaskRows, ...]
 
     def __len__(self) -> int:
         return len(self.task)
 
 
 def build_index(
-    labels: Mapping[str, Indices], lengths: Mapping[str, Indices], seed: int
+    strata: Mapping[str, Indices],
+    lengths: Mapping[str, Indices],
+    seed: int,
+    labels: Mapping[str, tuple[str, NDArray[Any]]] | None = None,
 ) -> TrainIndex:
-    """Return the index over tasks in the order of ``labels``.
+    """Return the index over tasks in the order of ``strata``.
 
     Args:
-        labels: task name to ``(n,)`` class indices.
+        strata: task name to ``(n,)`` numbers; a data fraction holds equal shares of all of them.
         lengths: task name to ``(n,)`` tokens.
         seed: of the run; fixes the permutation behind the data fractions.
+        labels: task name to problem and labels; None where the strata are classes.
     """
-    tasks = tuple(labels)
+    told = labels or {name: ("single_label", strata[name]) for name in strata}
+    difficulty = {name: _difficulty(lengths[name]) for name in strata}
+    tasks = tuple(strata)
     return TrainIndex(
         tasks=tasks,
-        task=np.concatenate([np.full(len(labels[name]), i) for i, name in enumerate(tasks)]),
-        label=np.concatenate(list(labels.values())),
+        task=np.concatenate([np.full(len(strata[name]), i) for i, name in enumerate(tasks)]),
         length=np.concatenate([lengths[name] for name in tasks]),
-        difficulty=np.concatenate([_difficulty(lengths[name]) for name in tasks]),
-        priority=np.concatenate([_priority(labels[name], seed, name) for name in tasks]),
+        difficulty=np.concatenate(list(difficulty.values())),
+        priority=np.concatenate([_priority(strata[name], seed, name) for name in tasks]),
+        examples=tuple(
+            TaskRows(
+                task=name,
+                labels=told[name][1],
+                lengths=lengths[name],
+                difficulty=difficulty[name],
+                problem=told[name][0],
+            )
+            for name in tasks
+        ),
     )
 
 
@@ -77,25 +93,15 @@ def _difficulty(lengths: Indices) -> NDArray[np.float64]:
     return rank
 
 
-def _priority(labels: Indices, seed: int, task: str) -> NDArray[np.float64]:
-    """Return priorities whose lowest share holds about that share of every class."""
+def _priority(strata: Indices, seed: int, task: str) -> NDArray[np.float64]:
+    """Return priorities whose lowest share holds about that share of every stratum."""
     rng = stream(seed, "fraction", task)
-    priority = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    priority = np.empty(len(strata))
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
         positions = rng.permutation(len(members)) + rng.random(len(members))
         priority[members] = positions / len(members)
     return priority
-
-
-def task_rows(index: TrainIndex, task: int, rows: Indices) -> TaskRows:
-    """Return what strategies may know of some rows of a task."""
-    return TaskRows(
-        task=index.tasks[task],
-        labels=index.label[rows],
-        lengths=index.length[rows],
-        difficulty=index.difficulty[rows],
-    )
 
 
 def loss_weights_of(
@@ -107,9 +113,8 @@ def loss_weights_of(
         StrategyError: a plugin's weighting does not keep to its rules.
     """
     weights = np.ones(len(index), dtype=np.float32)
-    for task in range(len(index.tasks)):
-        rows = np.flatnonzero(index.task == task)
-        weights[rows] = loss_weights(strategies, plan.loss, task_rows(index, task, rows))
+    for task, examples in enumerate(index.examples):
+        weights[index.task == task] = loss_weights(strategies, plan.loss, examples)
     return None if (weights == 1).all() else weights
 
 
@@ -152,7 +157,8 @@ def stage_batches(
     queues = []
     for i, (name, past) in enumerate(zip(index.tasks, before, strict=True)):
         rows = fraction(index, i, stages[stage].data_percentage)
-        weights = sampling_weights(strategies, plan.sampling, task_rows(index, i, rows))
+        own = rows - int(np.argmax(index.task == i))
+        weights = sampling_weights(strategies, plan.sampling, index.examples[i].take(own))
         queues.append(_Queue(index, rows, weights, (seed, stage, name), past))
     batches: list[Indices] = []
     drawn = np.zeros(len(queues), dtype=np.int64)

@@ -117,7 +117,6 @@ def _accumulate(
     total = torch.zeros((), device=device)
     for start in range(0, len(rows), size):
         piece = rows[start : start + size]
-        labels = on_device(torch.from_numpy(train_set.labels[piece]), device)
         weights = None
         if course.loss_weights is not None:
             weights = on_device(torch.from_numpy(course.loss_weights[piece]), device)
@@ -126,12 +125,12 @@ def _accumulate(
             vectors = encoder.encode_texts(train_set.texts, piece)
         loss = total.new_zeros(())
         for number, name in enumerate(train_set.index.tasks):
-            members = on_device(torch.from_numpy((tasks == number).nonzero()[0]), device)
+            (members,) = (tasks == number).nonzero()
             if len(members):
-                logits = encoder.heads[name](vectors[members])
-                reduction = "sum" if weights is None else "none"
-                found = nn.functional.cross_entropy(logits, labels[members], reduction=reduction)
-                loss = loss + (found if weights is None else (found * weights[members]).sum())
+                at = on_device(torch.from_numpy(members), device)
+                labels = on_device(train_set.labels_of(number, piece[members]), device)
+                losses = encoder.targets[name].losses(encoder.heads[name](vectors[at]), labels)
+                loss = loss + (losses if weights is None else losses * weights[at]).sum()
         loss = loss / len(rows)
         loss.backward()
         total += loss.detach()

@@ -43,11 +43,11 @@ from coral.training.data import (
     evaluation_part,
 )
 from coral.training.evaluation import (
-    Probabilities,
+    Predictions,
     bootstrap,
     interval,
     predict,
-    require_finite_probabilities,
+    require_finite_predictions,
     score_task,
     with_means,
 )
@@ -90,9 +90,9 @@ class LoraTrainer:
         self._prefixes = prefixes
         self._train_sets: dict[tuple[int, int], TrainSet] = {}
         self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
-        classes = {name: len(loaded.data.label_names) for name, loaded in tasks.items()}
+        self._targets = {name: loaded.target for name, loaded in tasks.items()}
         self._runner = JobRunner(
-            base, classes, checkpoints, self._train_set, report, prefixes, strategies
+            base, self._targets, checkpoints, self._train_set, report, prefixes, strategies
         )
 
     @cached_property
@@ -126,6 +126,11 @@ class LoraTrainer:
                     train_examples=len(loaded.data.train),
                     validation_examples=len(loaded.data.validation),
                     test_examples=len(loaded.data.test),
+                    problem=loaded.data.problem,
+                    center=self._targets[name].center,
+                    spread=self._targets[name].spread,
+                    texts=2 if loaded.data.train.pairs else 1,
+                    notes=loaded.data.notes,
                 )
                 for name, loaded in self._tasks.items()
             ),
@@ -176,7 +181,7 @@ class LoraTrainer:
                     yield self._failed(job, log, error)
             try:
                 if members and not any(member.ended for member in members):
-                    Pack(self._base, members).train()
+                    Pack(self._base, members, self._targets).train()
                 ended = [member for member in members if member.ended]
                 outcomes = list(self._evaluated(ended))
             except Exception as error:
@@ -203,7 +208,7 @@ class LoraTrainer:
         for texts, together in by_texts.items():
             started = time.perf_counter()
             examples = self._split("validation", *texts)
-            predictions = Pack(self._base, together).predict(examples)
+            predictions = Pack(self._base, together, self._targets).predict(examples)
             seconds = (time.perf_counter() - started) / len(together)
             for member, predicted in zip(together, predictions, strict=True):
                 yield self._member_outcome(member, examples, predicted, seconds)
@@ -212,11 +217,11 @@ class LoraTrainer:
         self,
         member: Member,
         examples: EvaluationSet,
-        predicted: Mapping[str, Probabilities],
+        predicted: Mapping[str, Predictions],
         seconds: float,
     ) -> Outcome:
         try:
-            require_finite_probabilities(predicted)
+            require_finite_predictions(predicted)
             return self._outcome(
                 member.job,
                 member.log,
@@ -328,7 +333,7 @@ class LoraTrainer:
         )
 
     def _metrics(
-        self, predictions: Mapping[str, Probabilities], labels: Mapping[str, NDArray[np.int64]]
+        self, predictions: Mapping[str, Predictions], labels: Mapping[str, NDArray[Any]]
     ) -> dict[str, float]:
         """Score predictions; what a plugin raises becomes a ``TaskError`` with its traceback."""
         metrics: dict[str, float] = {}

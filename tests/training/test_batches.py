@@ -274,8 +274,10 @@ def skewed(*counts: int) -> TrainIndex:
 
 def shares(index: TrainIndex, batches: list[np.ndarray]) -> list[float]:
     """Each class's share of what was drawn."""
-    drawn = index.label[np.concatenate(batches)]
-    return (np.bincount(drawn, minlength=int(index.label.max()) + 1) / len(drawn)).tolist()
+    drawn = index.examples[0].labels[np.concatenate(batches)]
+    return (
+        np.bincount(drawn, minlength=int(index.examples[0].labels.max()) + 1) / len(drawn)
+    ).tolist()
 
 
 class TestSampling:
@@ -315,9 +317,9 @@ class TestSampling:
         drawn = np.concatenate(stage_batches(plan, index, ONCE, 0, seed=0))
         times = np.bincount(drawn, minlength=len(index))
         for label in (0, 1):
-            own = times[index.label == label]
+            own = times[index.examples[0].labels == label]
             assert own.max() - own.min() <= 1
-        assert set(times[index.label == 1]) <= {5, 6}
+        assert set(times[index.examples[0].labels == 1]) <= {5, 6}
 
     def test_what_weighs_nothing_is_never_drawn(self) -> None:
         index = index_of([60])
@@ -355,7 +357,7 @@ class TestSampling:
         )
         assert [(rows.task, len(rows)) for rows in asked] == [("task0", 20), ("task1", 8)]
         rows = fraction(index, 1, 20)
-        np.testing.assert_array_equal(asked[1].labels, index.label[rows])
+        np.testing.assert_array_equal(asked[1].labels, index.examples[1].labels[rows - 100])
         np.testing.assert_array_equal(asked[1].lengths, index.length[rows])
         np.testing.assert_array_equal(asked[1].difficulty, index.difficulty[rows])
 
@@ -401,11 +403,11 @@ class TestLossWeights:
         plan = plan_of(**{"loss.weighting": "inverse_frequency"})
         weights = loss_weights_of(plan, index, Strategies())
         assert weights is not None
-        by_class = np.bincount(index.label, weights)
+        by_class = np.bincount(index.examples[0].labels, weights)
         assert by_class == pytest.approx([100 / 3] * 3, rel=1e-5)
         half = loss_weights_of(with_values(plan, {"loss.strength": 0.5}), index, Strategies())
         assert half is not None
-        by_class = np.bincount(index.label, half)
+        by_class = np.bincount(index.examples[0].labels, half)
         assert by_class / by_class[2] == pytest.approx(np.sqrt([6, 3, 1]), rel=1e-5)
 
     def test_every_tasks_weights_have_a_mean_of_one(self) -> None:

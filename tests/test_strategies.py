@@ -35,7 +35,7 @@ from tests.scripted_runs import (
     generations,
     ports_of,
 )
-from tests.testing.test_strategy_conformance import THRIFTY
+from tests.thrifty import THRIFTY
 
 FRUGAL = Objective(metric="frugality")
 MINE = replace(

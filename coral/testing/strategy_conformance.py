@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from coral.ports import (
     Curriculum,
     LossWeighting,
     ObjectiveFunction,
+    Problem,
     Sampler,
     Selection,
     SelectionPool,
@@ -94,7 +95,7 @@ class SamplerConformance:
         self, sampler: Sampler, plan: SamplingPlan
     ) -> None:
         known = Strategies(samplers={plan.kind: sampler})
-        check_repeatable(lambda: [sampling_weights(known, plan, rows_of(c)) for c in TASKS])
+        check_repeatable(lambda: [sampling_weights(known, plan, rows) for rows in all_rows()])
 
 
 class LossWeightingConformance:
@@ -112,7 +113,7 @@ class LossWeightingConformance:
         self, weighting: LossWeighting, plan: LossPlan
     ) -> None:
         known = Strategies(loss_weightings={plan.weighting: weighting})
-        check_repeatable(lambda: [loss_weights(known, plan, rows_of(c)) for c in TASKS])
+        check_repeatable(lambda: [loss_weights(known, plan, rows) for rows in all_rows()])
 
 
 class SelectionConformance:
@@ -186,13 +187,29 @@ def check_repeatable(ask: Callable[[], list[NDArray[Any]]]) -> None:
     assert all(np.array_equal(one, two) for one, two in zip(first, second, strict=True))
 
 
-def rows_of(counts: tuple[int, ...]) -> TaskRows:
-    """Return examples with so many of each class, in random order; nothing may write to them."""
+def all_rows() -> list[TaskRows]:
+    """Return examples of tasks of every problem; nothing may write to them."""
+    return [rows_of(counts, problem) for problem in get_args(Problem) for counts in TASKS]
+
+
+def rows_of(counts: tuple[int, ...], problem: Problem = "single_label") -> TaskRows:
+    """Return examples with so many of each class, in random order; nothing may write to them.
+
+    With several labels the class is one, some have others, and one has none; a number is the class.
+    """
     rng = stream(0, "conformance", *counts)
     labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    told: NDArray[Any] = labels.astype(np.int64)
+    if problem == "multi_label":
+        told = np.eye(len(counts), dtype=np.int64)[labels]
+        told |= rng.random(told.shape) < 0.2
+        told[0] = 0
+    elif problem == "regression":
+        told = labels[:, None].astype(np.float64)
     return TaskRows(
         task="task",
-        labels=_still(labels.astype(np.int64)),
+        problem=problem,
+        labels=_still(told),
         lengths=_still(rng.integers(3, 65, len(labels))),
         difficulty=_still(rng.permutation(np.linspace(1 / len(labels), 1, len(labels)))),
     )

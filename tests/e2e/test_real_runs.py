@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.testing.test_strategy_conformance import THRIFTY
+from tests.thrifty import THRIFTY
 from tests.tiny import write_project
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,8 +34,7 @@ from coral.testing import (
     SelectionConformance,
 )
 from coral.testing.strategy_conformance import METRICS, check_repeatable, rows_of
-
-THRIFTY = Path(__file__).parent / "plugins" / "thrifty"
+from tests.thrifty import THRIFTY
 
 
 def thrifty() -> Strategies:

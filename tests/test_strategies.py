@@ -260,6 +260,15 @@ class TestASimulatedRun:
         self.edit(source, "- 0.6", "- 0.5")
         assert compose.resume_run(Path("run"), compose.SilentObserver(), 1)["generation"] == 3
 
+    def test_a_selection_may_be_mended_between_two_sittings(self, source: compose.Source) -> None:
+        mended = source.path.parent / "plugins" / "lots" / "__init__.py"
+        mended.parent.mkdir()
+        mended.write_text("SELECTIONS = {'first': lambda pool, count, rng: range(count)}\n")
+        config = compose.load(source, {"evolution.selection": "first"})
+        compose.start_run(config, source, compose.SilentObserver())
+        mended.write_text(f"{mended.read_text()}# mended\n")
+        assert compose.resume_run(Path("run"), compose.SilentObserver(), 1)["generation"] == 3
+
     def test_a_strategy_of_two_plugins_is_refused_with_the_config(
         self, source: compose.Source
     ) -> None:

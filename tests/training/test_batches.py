@@ -330,6 +330,15 @@ class TestSampling:
         drawn = np.concatenate(stage_batches(plan, index, LONG, 0, 0, strategies=odd))
         assert set(drawn % 2) == {1}
 
+    def test_where_only_what_weighs_nothing_is_let_in_the_easiest_of_the_rest_is_drawn(
+        self,
+    ) -> None:
+        index = index_of([60])
+        hard = Strategies(samplers={**SAMPLERS, "hard": lambda plan, rows: rows.difficulty > 0.5})
+        values = {"sampling.kind": "hard", "curriculum.kind": "progressive", "curriculum.ramp": 1.0}
+        batches = stage_batches(plan_of(**values), index, LONG, 0, 0, strategies=hard)
+        assert set(index.difficulty[batches[0]]) == {31 / 60}
+
     def test_what_is_let_in_and_hardly_weighs_anything_is_drawn_all_the_same(self) -> None:
         """Passes without any of it would go on for ever."""
 

@@ -37,11 +37,15 @@ MIXED: tuple[dict[str, Any], ...] = (
 WILD: dict[str, Any] = {"schedule.learning_rate": 1e30, "schedule.warmup_ratio": 0.0}
 
 
-BY_LENGTH = Strategies(
-    samplers={**SAMPLERS, "long": lambda plan, rows: rows.lengths},
+WEIGHTS = Strategies(
+    samplers={
+        **SAMPLERS,
+        "long": lambda plan, rows: rows.lengths,
+        "broken": lambda plan, rows: -rows.lengths,
+    },
     loss_weightings={**LOSS_WEIGHTINGS, "long": lambda plan, rows: rows.lengths**2.0},
 )
-"""Weights that differ from row to row, where classes are as large as each other."""
+"""Weights that differ from row to row, where classes are as large as each other; and bad ones."""
 
 
 class Bench:
@@ -62,7 +66,7 @@ class Bench:
             lambda progress: None,
             shared,
             slots,
-            strategies=BY_LENGTH,
+            strategies=WEIGHTS,
         )
 
     def train(self, jobs: Sequence[TrainingJob], slots: int) -> dict[str, Outcome]:
@@ -277,6 +281,19 @@ class TestTrouble:
         packed = bench.train(jobs, 2)
         for key, outcome in alone.items():
             assert_equal(bench, outcome, packed[key])
+
+    @pytest.mark.parametrize("slots", [1, 2])
+    def test_a_strategy_that_breaks_its_rules_fails_the_genomes_that_name_it(
+        self, bench: Bench, slots: int
+    ) -> None:
+        good, broken, unknown = jobs_of({}, {"sampling.kind": "broken"}, {"loss.weighting": "odd"})
+        outcomes = bench.train([good, broken, unknown], slots)
+        assert outcomes[good.key].failure is None
+        for job, told in ((broken, "weights must be finite, >= 0"), (unknown, "must be one of")):
+            failure = outcomes[job.key].failure
+            assert failure is not None
+            assert failure.kind == "plugin"
+            assert told in failure.message
 
     def test_a_job_that_can_not_begin_is_a_failure_of_its_own(self, bench: Bench) -> None:
         lost = Inherited(trial=9, stage=LAST, key="lost", address="nowhere", weight=1.0)

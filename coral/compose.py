@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coral import __version__
-from coral.backends import FRESH, Backend, backend, expected_agreement
+from coral.backends import FRESH, Backend, backend, expected_agreement, plugin_strategies
 from coral.bundled import bundled_folder
 from coral.deliver import deliver
 from coral.errors import ConfigError, Fault, RunError
@@ -102,8 +102,11 @@ def load(source: Source, overrides: Mapping[str, str]) -> LoadedConfig:
 
     Raises:
         ConfigError: with every fault at once.
+        StrategyError: two plugins provide the same strategy.
     """
-    config = load_config(source.path, discover(source.folders), overrides)
+    registry = discover(source.folders)
+    config = load_config(source.path, registry, overrides)
+    registry.strategies(plugin_strategies(config.spec, registry))
     with _at_line(config, "cache"):
         cache_location(config.spec.cache)
     if config.spec.simulated:
@@ -307,8 +310,8 @@ def resume_run(
 
     Raises:
         RunLockedError: another process works on it.
-        RunError: it is not a run, or model, data or simulation profile are no longer those that it
-            began with.
+        RunError: it is not a run, or model, data, simulation profile or strategies are no longer
+            those that it began with.
     """
     with ExitStack() as stack:
         stack.enter_context(run_lock(folder))
@@ -340,6 +343,13 @@ def _require_same(run: OpenRun, found: Survey) -> None:
                 f"the run's {what} must be the one that it began with; it has changed since.\n"
                 f"Bring back the earlier {what}, or start a new run."
             )
+    names = sorted(run.survey.strategies.keys() | found.strategies.keys())
+    changed = [n for n in names if run.survey.strategies.get(n) != found.strategies.get(n)]
+    if changed:
+        raise RunError(
+            f"the run's {', '.join(changed)} must be what it was when the run began; the plugin has"
+            " changed since.\nBring back the earlier plugin, or start a new run."
+        )
 
 
 def _go_on(run: OpenRun, used: Backend, observer: Observer) -> Facts:
@@ -354,6 +364,7 @@ def _go_on(run: OpenRun, used: Backend, observer: Observer) -> Facts:
         observer=observer,
         survey=run.survey,
         workers=used.workers,
+        strategies=used.strategies,
     )
     state = evolve(run.spec, ports)
     deliver(state, run.spec, ports, RunPaths(run.folder))

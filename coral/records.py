@@ -24,7 +24,7 @@ class Objective:
 
     Attributes:
         metric: a task's metric (``docstring_kind.auroc``), its mean over tasks (``auroc``),
-            ``trainable_parameters`` or ``train_cost``.
+            ``trainable_parameters``, ``train_cost``, or an objective that a plugin provides.
         direction: ``max`` or ``min``.
     """
 
@@ -118,8 +118,9 @@ class Outcome:
     Attributes:
         key: identity of the work: plan, stages so far, seed, data and base model.
         stage: index on the ladder.
-        metrics: validation metrics, ``task.metric`` and the mean over tasks under ``metric``, and
-            the proxies (``gradient_norm``, ``loss_slope``).
+        metrics: validation metrics, ``task.metric`` and the mean over tasks under ``metric``, the
+            proxies (``gradient_norm``, ``loss_slope``), and the objectives of plugins that the run
+            has.
         cost: spent in this stage alone.
         cumulative_steps: optimizer steps that these weights have ever seen, along the longest line
             of those that they come from.
@@ -359,6 +360,21 @@ class TrialsDerived:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParentsSelected:
+    """The parents of the next generation, where a plugin picks them.
+
+    What Coral's own selections pick follows from the trials, and has no event.
+
+    Attributes:
+        generation: the last one finished.
+        parents: trial numbers, the ones to prefer first.
+    """
+
+    generation: int
+    parents: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfirmed:
     """The contestants on the test split; the run is finished.
 
@@ -384,5 +400,6 @@ Event = (
     | StageFinished
     | GenerationFinished
     | TrialsDerived
+    | ParentsSelected
     | RunConfirmed
 )

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from coral.errors import CheckpointError
+from coral.errors import CheckpointError, StrategyError
 from coral.evolution import EvolutionState, ancestors
 from coral.fidelity import Stage, ladder_steps
-from coral.plan import TrainingPlan, digest_of
-from coral.ports import CheckpointStore, Inherited, Ports, Survey, TrainingJob
-from coral.records import Candidate, Legacy, Outcome
+from coral.plan import TrainingPlan, digest_of, strategy_paths, value_at
+from coral.ports import CheckpointStore, Inherited, Ports, Strategies, Survey, TrainingJob
+from coral.records import Candidate, Failure, Legacy, Outcome
 from coral.settings import RunSpec
 from coral.sharing import entrances
+from coral.strategies import objective_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,8 @@ def work_of(
         "data": survey.data_digest,
         "model": survey.model_digest,
     }
+    if versions := _versions(plan, survey):
+        own["strategies"] = versions
     if inherits:
         own["inherits"] = [[item.key, item.weight] for item in inherits]
         own["entry"] = candidate.entry
@@ -79,6 +83,14 @@ def work_of(
     )
 
 
+def _versions(plan: TrainingPlan, survey: Survey) -> dict[str, str]:
+    """Return the identity of each strategy of a plugin that a plan names, by its field."""
+    named = {path: f"{kind}.{value_at(plan, path)}" for path, kind in strategy_paths().items()}
+    return {
+        path: survey.strategies[name] for path, name in named.items() if name in survey.strategies
+    }
+
+
 def _inherited(legacy: Legacy, state: EvolutionState) -> Inherited:
     outcome = state.outcome_of(legacy.trial, legacy.stage)
     assert outcome is not None and outcome.checkpoint is not None
@@ -94,7 +106,10 @@ def _inherited(legacy: Legacy, state: EvolutionState) -> Inherited:
 def run(
     jobs: Sequence[TrainingJob], state: EvolutionState, spec: RunSpec, ports: Ports
 ) -> Iterator[Outcome]:
-    """Run jobs; those whose inherited weights are lost run again, knowing how to make them."""
+    """Run jobs; those whose inherited weights are lost run again, knowing how to make them.
+
+    Outcomes come with the objectives of plugins among their metrics.
+    """
     plans = map(spec.plan_of, state.candidates) if state.candidates else (j.plan for j in jobs)
     shared = entrances(plans, ports.survey, spec.prefix_bytes)
     pending = [
@@ -109,9 +124,32 @@ def run(
         for outcome in ports.executor.run(list(waiting.values())):
             if outcome.failure is None or outcome.failure.kind != "lost":
                 _look_again(waiting[outcome.key], ports.checkpoints)
-                yield outcome
+                yield with_objectives(outcome, spec, ports.strategies)
             else:
                 pending.append(with_ancestors(waiting[outcome.key], state, spec, ports.survey))
+
+
+def with_objectives(outcome: Outcome, spec: RunSpec, strategies: Strategies) -> Outcome:
+    """Return an outcome with the objectives of plugins that the run has; one that fails is its end.
+
+    From here on they are metrics like others: a stored run asks no plugin what trials are worth.
+    """
+    wanted = [o.metric for o in spec.objectives if o.metric in strategies.objectives]
+    if outcome.failure is not None or not wanted:
+        return outcome
+    try:
+        values = {
+            name: objective_value(name, strategies.objectives[name], outcome.metrics, outcome.cost)
+            for name in wanted
+        }
+    except StrategyError as error:
+        failure = Failure(
+            kind="plugin",
+            message=str(error).splitlines()[0],
+            traceback="".join(traceback.format_exception(error)),
+        )
+        return replace(outcome, failure=failure)
+    return replace(outcome, metrics={**outcome.metrics, **values})
 
 
 def longest_first(jobs: Sequence[TrainingJob], survey: Survey) -> list[TrainingJob]:

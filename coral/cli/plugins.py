@@ -12,12 +12,12 @@ from coral.cli.common import Json, Plugins, key_values, reported
 
 FAILED = 1
 
-plugins_app = typer.Typer(help="List task plugins; write and check one.")
+plugins_app = typer.Typer(help="List plugins; write and check one.")
 
 
 @plugins_app.callback(invoke_without_command=True)
 def list_plugins(context: typer.Context, *, plugins: Plugins = None, json: Json = False) -> None:
-    """List task plugins: where they come from, what they provide, and which are broken."""
+    """List plugins: where they come from, what they provide, and which are broken."""
     if context.invoked_subcommand is not None:
         return
     with reported():
@@ -32,6 +32,7 @@ def list_plugins(context: typer.Context, *, plugins: Plugins = None, json: Json 
                 "version": plugin.version,
                 "origin": plugin.origin,
                 "tasks": sorted(plugin.tasks),
+                "strategies": {kind: sorted(own) for kind, own in plugin.strategies.items()},
                 "error": plugin.error,
                 "clashes": sorted(name for name in plugin.tasks if providers[name] > 1),
             }
@@ -108,12 +109,16 @@ def _title(plugin: dict[str, Any]) -> str:
 
 
 def _told(plugin: dict[str, Any]) -> str:
+    from coral.strategies import TITLES
+
     if plugin["error"]:
         return f"broken: {plugin['error']}"
-    tasks = ", ".join(plugin["tasks"])
+    own = plugin["strategies"].items()
+    strategies = [f"{TITLES[kind]} {', '.join(names)}" for kind, names in own if names]
+    told = "; ".join(filter(None, [", ".join(plugin["tasks"]), *strategies]))
     if not plugin["clashes"]:
-        return tasks
-    return f"{tasks}  (another plugin has {', '.join(plugin['clashes'])} too)"
+        return told
+    return f"{told}  (another plugin has {', '.join(plugin['clashes'])} too)"
 
 
 def _print_checks(facts: dict[str, Any]) -> None:

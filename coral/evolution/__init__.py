@@ -9,6 +9,7 @@ from coral.evolution.fitness import (
     ranked_finishers,
 )
 from coral.evolution.lineage import ancestors, lineage_steps, own_steps
+from coral.evolution.parents import must_select, parents_by
 from coral.evolution.retention import (
     NEEDED_BY_NOBODY,
     Claim,
@@ -41,8 +42,10 @@ __all__ = [
     "exchanges",
     "is_fit",
     "lineage_steps",
+    "must_select",
     "objective_values",
     "own_steps",
+    "parents_by",
     "promoted",
     "ranked_finishers",
     "replay",

@@ -15,6 +15,8 @@ from coral.plan.adapter import AdapterPlan
 from coral.plan.curriculum import CurriculumPlan
 from coral.plan.encoding import EncodingPlan
 from coral.plan.inheritance import InheritancePlan
+from coral.plan.loss import LossPlan
+from coral.plan.sampling import SamplingPlan
 from coral.plan.schedule import SchedulePlan
 from coral.plan.tasks import TasksPlan
 
@@ -35,6 +37,8 @@ class TrainingPlan:
     tasks: TasksPlan = field(default_factory=TasksPlan)
     encoding: EncodingPlan = field(default_factory=EncodingPlan)
     inheritance: InheritancePlan = field(default_factory=InheritancePlan, metadata=_LATER)
+    sampling: SamplingPlan = field(default_factory=SamplingPlan, metadata=_LATER)
+    loss: LossPlan = field(default_factory=LossPlan, metadata=_LATER)
 
 
 @cache
@@ -46,6 +50,18 @@ def plan_paths() -> Mapping[str, Field[Any]]:
             f"{part.name}.{item.name}": item
             for part in fields(plan)
             for item in fields(getattr(plan, part.name))
+        }
+    )
+
+
+@cache
+def strategy_paths() -> Mapping[str, str]:
+    """Return the dotted paths of fields that name a strategy, with the kind of strategy."""
+    return MappingProxyType(
+        {
+            path: item.metadata["strategy"]
+            for path, item in plan_paths().items()
+            if "strategy" in item.metadata
         }
     )
 

@@ -48,11 +48,15 @@ _TASK_OPTION = re.compile(r"task '[^']*': (?:the option )?'?(\w+)")
 
 
 class TaskRegistry(Protocol):
-    """What the loader needs to know of task plugins."""
+    """What the loader needs to know of plugins."""
 
     def task_names(self) -> Sequence[str]: ...
 
     def build(self, name: str, options: Mapping[str, Any]) -> Task: ...
+
+    def strategy_names(self) -> Mapping[str, Sequence[str]]: ...
+
+    def objective_directions(self) -> Mapping[str, Direction]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +93,7 @@ def load_resolved(
 
 
 def _loaded(document: Document, name: str, registry: TaskRegistry) -> LoadedConfig:
-    reader = Reader(document)
+    reader = Reader(document, registry.strategy_names())
     spec = _Sections(reader, registry).spec(name)
     if spec is None:
         raise ConfigError(in_file_order(reader.faults))
@@ -341,7 +345,9 @@ class _Sections:
         self, tasks: Sequence[Task] | None, metrics: Mapping[str, Direction] | None
     ) -> tuple[Objective, ...]:
         """Read the objectives; None for ``tasks`` and ``metrics`` if the tasks have faults."""
-        known = {**(metrics or {}), **COST_METRICS}
+        measured = {**(metrics or {}), **COST_METRICS}
+        computed = self._registry.objective_directions()
+        known = {**computed, **measured}
         if "objectives" not in self._data:
             if not tasks:
                 return ()
@@ -356,6 +362,9 @@ class _Sections:
         for i, item in enumerate(items):
             path: KeyPath = ("objectives", i)
             objective = self._objective(item, path, known, checked=metrics is not None)
+            if objective is not None and {objective.metric} <= measured.keys() & computed.keys():
+                rule = f"{objective.metric} is a metric of this run, and an objective of a plugin"
+                self._reader.fault(path, rule, "Rename the objective in the plugin.")
             if objective is not None and objective.metric in [o.metric for o in objectives]:
                 rule = f"{objective.metric} must be named once, it is already above"
                 self._reader.fault(path, rule, "Remove one of the two.")

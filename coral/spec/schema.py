@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from coral.fidelity import PruneRule, Stage
 from coral.plan import plan_paths
+from coral.ports import BUILT_IN
 from coral.records import Objective
 from coral.settings import (
     BudgetSettings,
@@ -177,6 +178,9 @@ def _record(record: type) -> Schema:
     required = []
     for field in dataclasses.fields(record):
         properties[field.name] = TypeAdapter(hints[field.name]).json_schema()
+        if (kind := field.metadata.get("strategy")) is not None:
+            own = {"enum": list(BUILT_IN[kind]), "description": "Coral's own."}
+            properties[field.name] = {"anyOf": [own, {"type": "string"}]}
         if field.default is not dataclasses.MISSING:
             properties[field.name]["default"] = TypeAdapter(Any).dump_python(
                 field.default, mode="json"

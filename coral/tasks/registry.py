@@ -1,8 +1,9 @@
-"""Finding task plugins and building their tasks.
+"""Finding plugins, building their tasks, and handing out their strategies.
 
 A folder plugin is a Python package ``<folder>/<name>/__init__.py`` that defines
-``TASKS: Mapping[str, TaskFactory]``. An installed plugin has an entry point of the group
-``coral.tasks`` that loads such a mapping.
+``TASKS: Mapping[str, TaskFactory]``, or such mappings of strategies (``CURRICULA``, ``SAMPLERS``,
+``LOSS_WEIGHTINGS``, ``SELECTIONS``, ``OBJECTIVES``). An installed plugin has an entry point of the
+group ``coral.tasks``, or ``coral.curricula`` and so on, that loads such a mapping.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import inspect
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -23,8 +24,18 @@ from typing import Any
 
 from coral.bundled import bundled_folder
 from coral.capabilities import check_capabilities
-from coral.errors import CoralError, TaskError
-from coral.ports import DataContext, Task
+from coral.errors import CoralError, StrategyError, TaskError
+from coral.ports import BUILT_IN, DataContext, Strategies, Task
+from coral.records import Direction
+from coral.tasks.strategies import (
+    GROUPS,
+    KINDS,
+    ByKind,
+    checked_strategies,
+    folder_digest,
+    installed_digest,
+    strategies_in,
+)
 
 TaskFactory = Callable[..., Task]
 """Makes a task from options given by keyword."""
@@ -39,11 +50,13 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plugin:
-    """A source of tasks.
+    """A source of tasks and strategies.
 
     Attributes:
         origin: its folder, or the distribution that it came with.
         tasks: task name to factory; empty if the plugin is broken.
+        strategies: kind of strategy to name to strategy.
+        digest: identity of its source, if it has strategies.
         version: of the distribution, or the package's ``__version__``; empty if it has none.
         error: why it can't be imported, in one line.
         suggest: looks at data, if it can do so: the module's ``suggest``.
@@ -52,6 +65,8 @@ class Plugin:
     name: str
     origin: str
     tasks: Mapping[str, TaskFactory] = field(default_factory=dict)
+    strategies: ByKind = field(default_factory=dict)
+    digest: str = ""
     version: str = ""
     error: str | None = None
     suggest: Suggest | None = None
@@ -69,6 +84,57 @@ class Registry:
     def task_names(self) -> tuple[str, ...]:
         """Return the names of all tasks, sorted."""
         return tuple(sorted({name for plugin in self.plugins for name in plugin.tasks}))
+
+    def strategy_names(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the names of all strategies by kind, Coral's own first."""
+        return {
+            kind: (
+                *BUILT_IN[kind],
+                *sorted({name for p in self.plugins for name in p.strategies.get(kind, ())}),
+            )
+            for kind in KINDS
+        }
+
+    def objective_directions(self) -> Mapping[str, Direction]:
+        """Return the names of all objectives, with the direction that is better."""
+        return {
+            name: objective.direction
+            for plugin in self.plugins
+            for name, objective in plugin.strategies.get("objectives", {}).items()
+        }
+
+    def strategies(self, used: Iterable[tuple[str, str]]) -> Strategies:
+        """Return Coral's own strategies and some of plugins, each given by kind and name.
+
+        Raises:
+            StrategyError: no plugin or more than one provides it.
+        """
+        found = {kind: dict(getattr(Strategies(), kind)) for kind in KINDS}
+        for kind, name in used:
+            found[kind][name] = self._provider(kind, name).strategies[kind][name]
+        return Strategies(**found)
+
+    def strategy_digests(self, used: Iterable[tuple[str, str]]) -> dict[str, str]:
+        """Return ``kind.name`` to identity, of strategies of plugins. Raises as ``strategies``."""
+        return {f"{kind}.{name}": self._provider(kind, name).digest for kind, name in used}
+
+    def _provider(self, kind: str, name: str) -> Plugin:
+        providers = [plugin for plugin in self.plugins if name in plugin.strategies.get(kind, ())]
+        if len(providers) == 1:
+            return providers[0]
+        if providers:
+            raise StrategyError(
+                f"{kind}.{name}: exactly one plugin must provide it, got "
+                f"{' and '.join(str(plugin) for plugin in providers)}.\n"
+                "Rename the strategy in one of them, or remove one."
+            )
+        known = self.strategy_names()[kind]
+        lines = [
+            f"{kind}.{name}: no plugin provides it{_did_you_mean(name, known)}.",
+            f"Those that exist: {', '.join(known) or 'none'}. Name a folder of plugins with"
+            " --plugins.",
+        ]
+        raise StrategyError("\n".join([*lines, *_broken(self)]))
 
     def build(self, name: str, options: Mapping[str, Any]) -> Task:
         """Build the task ``name`` with ``options``.
@@ -143,7 +209,7 @@ class Registry:
 
 
 def discover(folders: Sequence[Path] = (), *, config_folder: Path | None = None) -> Registry:
-    """Find and import task plugins.
+    """Find and import plugins.
 
     A plugin that can't be imported is kept with its error, and the others are unharmed. A folder
     reached twice is one plugin.
@@ -168,7 +234,9 @@ def discover(folders: Sequence[Path] = (), *, config_folder: Path | None = None)
     beside = [] if config_folder is None else [config_folder / "plugins"]
     roots = [*folders, *beside, bundled_folder("plugins")]
     packages = dict.fromkeys(package for root in roots for package in _packages_in(root.resolve()))
-    installed = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
+    groups = (ENTRY_POINT_GROUP, *GROUPS)
+    points = dict.fromkeys(point for group in groups for point in entry_points(group=group))
+    installed = sorted(points, key=lambda point: point.name)
     return Registry(
         plugins=(
             *(_load_folder(package) for package in packages),
@@ -190,7 +258,8 @@ def _packages_in(root: Path) -> Iterator[Path]:
 def _load_folder(folder: Path) -> Plugin:
     try:
         module = _import_package(folder)
-        tasks = _checked_tasks(getattr(module, "TASKS", None))
+        strategies = strategies_in(module)
+        tasks = _checked_tasks(getattr(module, "TASKS", {} if strategies else None))
     except (Exception, SystemExit) as error:
         _LOGGER.debug("The plugin %s can't be imported.", folder, exc_info=True)
         return Plugin(name=folder.name, origin=str(folder), error=described(error, folder))
@@ -199,6 +268,8 @@ def _load_folder(folder: Path) -> Plugin:
         name=folder.name,
         origin=str(folder),
         tasks=tasks,
+        strategies=strategies,
+        digest=folder_digest(folder, version) if strategies else "",
         version=version,
         suggest=getattr(module, "suggest", None),
     )
@@ -207,7 +278,16 @@ def _load_folder(folder: Path) -> Plugin:
 def _load_entry_point(point: EntryPoint) -> Plugin:
     version = point.dist.version if point.dist else ""
     origin = f"{point.dist.name} {version}" if point.dist else point.value
+    kind = GROUPS.get(point.group)
     try:
+        if kind is not None:
+            return Plugin(
+                name=point.name,
+                origin=origin,
+                strategies={kind: checked_strategies(kind, point.load())},
+                digest=installed_digest(point, version),
+                version=version,
+            )
         tasks = _checked_tasks(point.load())
         suggest = getattr(sys.modules.get(point.module), "suggest", None)
     except (Exception, SystemExit) as error:
@@ -349,10 +429,13 @@ def _describe_unknown(name: str, registry: Registry) -> str:
         f"task {name!r}: no plugin provides it{_did_you_mean(name, known)}.",
         f"Tasks that exist: {_listing(known)}. Name a folder of plugins with --plugins.",
     ]
-    lines += [
+    return "\n".join([*lines, *_broken(registry)])
+
+
+def _broken(registry: Registry) -> list[str]:
+    return [
         f"Broken plugin {plugin}: {plugin.error}" for plugin in registry.plugins if plugin.error
     ]
-    return "\n".join(lines)
 
 
 def _did_you_mean(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:

@@ -242,6 +242,7 @@ def build_train_set(
             groups,
             {name: part.lengths for name, part in parts.items()},
             seed,
+            {name: (own.data.problem, own.data.train.labels) for name, own in tasks.items()},
             difficulty={
                 name: loaded.difficulty
                 for name, loaded in tasks.items()

@@ -117,6 +117,9 @@ def _accumulate(
     total = torch.zeros((), device=device)
     for start in range(0, len(rows), size):
         piece = rows[start : start + size]
+        weights = None
+        if course.loss_weights is not None:
+            weights = on_device(torch.from_numpy(course.loss_weights[piece]), device)
         tasks = train_set.index.task[piece]
         with autocast(device):
             vectors = encoder.encode_texts(train_set.texts, piece)
@@ -124,9 +127,10 @@ def _accumulate(
         for number, name in enumerate(train_set.index.tasks):
             (members,) = (tasks == number).nonzero()
             if len(members):
-                logits = encoder.heads[name](vectors[on_device(torch.from_numpy(members), device)])
+                at = on_device(torch.from_numpy(members), device)
                 labels = on_device(train_set.labels_of(number, piece[members]), device)
-                loss = loss + encoder.targets[name].losses(logits, labels).sum()
+                losses = encoder.targets[name].losses(encoder.heads[name](vectors[at]), labels)
+                loss = loss + (losses if weights is None else losses * weights[at]).sum()
         loss = loss / len(rows)
         loss.backward()
         total += loss.detach()

@@ -22,11 +22,13 @@ from coral.plan import TrainingPlan
 from coral.ports import (
     CheckpointStore,
     Progress,
+    Strategies,
     Survey,
     TaskSurvey,
     TrainingJob,
 )
 from coral.records import Cost, Curve, Outcome, TestScore
+from coral.strategies import OWN
 from coral.training import export
 from coral.training.base import BaseModel
 from coral.training.checkpoint import Position
@@ -76,11 +78,13 @@ class LoraTrainer:
         prefixes: Prefixes | None = None,
         slots: int | None = 1,
         remembered: Path | None = None,
+        strategies: Strategies = OWN,
     ) -> None:
         """Args:
         prefixes: of the base, to share what lies below adapters; None to compute it each time.
         slots: most jobs that train side by side; None for what a short trial finds best.
         remembered: folder in which processes keep what such trials found.
+        strategies: Coral's own, and those of plugins that plans may name.
         """
         self._fixed_slots = slots
         self._remembered = remembered
@@ -92,7 +96,7 @@ class LoraTrainer:
         self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
         self._targets = {name: loaded.target for name, loaded in tasks.items()}
         self._runner = JobRunner(
-            base, self._targets, checkpoints, self._train_set, report, prefixes
+            base, self._targets, checkpoints, self._train_set, report, prefixes, strategies
         )
 
     @cached_property

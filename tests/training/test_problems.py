@@ -34,7 +34,11 @@ def test_each_is_learnt(base: BaseModel, checkpoints: MemoryCheckpoints, problem
 
 
 def test_packs_train_what_each_genome_trains_alone(base: BaseModel) -> None:
-    jobs = [make_job({"adapter.rank": rank, "adapter.dropout": 0.1}, trial=rank) for rank in (2, 5)]
+    weighted = {"loss.weighting": "inverse_frequency", "sampling.kind": "balanced"}
+    jobs = [
+        make_job({"adapter.rank": rank, "adapter.dropout": 0.1, **others}, trial=rank)
+        for rank, others in ((2, {}), (5, weighted))
+    ]
     outputs = {"pair": 2, "animals": 2, "price": 1}
     found = []
     for slots in (1, 2):

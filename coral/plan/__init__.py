@@ -3,6 +3,7 @@
 from coral.plan.adapter import AdapterPlan, adapted_modules, layer_indices, scaling_of
 from coral.plan.curriculum import CurriculumPlan, difficulty_limit
 from coral.plan.encoding import EncodingPlan
+from coral.plan.inference import InferencePlan, confidence, decided, least_confidence
 from coral.plan.inheritance import InheritancePlan, rewarmup_share
 from coral.plan.schedule import SchedulePlan, learning_rate_shares, warmup_steps
 from coral.plan.tasks import TasksPlan, task_shares
@@ -10,7 +11,9 @@ from coral.plan.training_plan import (
     TrainingPlan,
     as_canonical_json,
     digest_of,
+    is_trained,
     plan_paths,
+    training_digest,
     value_at,
     with_values,
 )
@@ -19,20 +22,26 @@ __all__ = [
     "AdapterPlan",
     "CurriculumPlan",
     "EncodingPlan",
+    "InferencePlan",
     "InheritancePlan",
     "SchedulePlan",
     "TasksPlan",
     "TrainingPlan",
     "adapted_modules",
     "as_canonical_json",
+    "confidence",
+    "decided",
     "difficulty_limit",
     "digest_of",
+    "is_trained",
     "layer_indices",
     "learning_rate_shares",
+    "least_confidence",
     "plan_paths",
     "rewarmup_share",
     "scaling_of",
     "task_shares",
+    "training_digest",
     "value_at",
     "warmup_steps",
     "with_values",

@@ -116,7 +116,8 @@ def test_a_part_that_joined_later_leaves_the_digests_of_plans_without_it_alone()
 
 
 def test_canonical_json_of_a_record_is_that_of_its_fields_as_dicts() -> None:
-    values = {"tasks.weights": {"b": 0.75, "a": 0.25}, "inheritance.mixing": 0.75}
+    weights = {"b": 0.75, "a": 0.25}
+    values = {"tasks.weights": weights, "inheritance.mixing": 0.75, "inference.top_p": 0.9}
     plan = with_values(TrainingPlan(), values)
     assert as_canonical_json(plan) == as_canonical_json(asdict(plan))
     assert as_canonical_json({"plans": [plan]}) == as_canonical_json({"plans": [asdict(plan)]})

@@ -126,7 +126,14 @@ def build_trainer(
         prefixes = Prefixes(base, cache.prefixes, payload["prefix_bytes"])
     checkpoints = FsspecCheckpointStore(payload["checkpoints"])
     return LoraTrainer(
-        base, tasks, checkpoints, report, prefixes, slots=payload["slots"], remembered=cache.slots
+        base,
+        tasks,
+        checkpoints,
+        report,
+        prefixes,
+        slots=payload["slots"],
+        remembered=cache.slots,
+        abstains=payload["abstains"],
     )
 
 
@@ -146,6 +153,7 @@ def trainer_payload(spec: RunSpec, folders: Sequence[Path], fresh: str = "") -> 
         "share_prefixes": spec.execution.share_prefixes,
         "prefix_bytes": spec.prefix_bytes,
         "slots": spec.execution.slots,
+        "abstains": spec.space.abstains,
     }
 
 
@@ -276,10 +284,12 @@ def simulated_world(spec: RunSpec, registry: Registry) -> World:
         targets=targets_of(spec.space),
         settings=asdict(spec.simulation),
         shares_prefixes=spec.execution.share_prefixes,
+        abstains=spec.space.abstains,
     )
     return World(
         profile=replace(profile, tasks=tasks),
         survey=survey,
         settings=spec.simulation,
         seed=spec.seed,
+        abstains=spec.space.abstains,
     )

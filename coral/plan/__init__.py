@@ -3,7 +3,14 @@
 from coral.plan.adapter import AdapterPlan, adapted_modules, layer_indices, scaling_of
 from coral.plan.curriculum import CurriculumPlan, difficulty_limit
 from coral.plan.encoding import EncodingPlan
-from coral.plan.inference import InferencePlan, confidence, decided, least_confidence
+from coral.plan.inference import (
+    SELECTIVE_METRICS,
+    InferencePlan,
+    confidence,
+    decided,
+    least_confidence,
+    score_selective,
+)
 from coral.plan.inheritance import InheritancePlan, rewarmup_share
 from coral.plan.schedule import SchedulePlan, learning_rate_shares, warmup_steps
 from coral.plan.tasks import TasksPlan, task_shares
@@ -19,6 +26,7 @@ from coral.plan.training_plan import (
 )
 
 __all__ = [
+    "SELECTIVE_METRICS",
     "AdapterPlan",
     "CurriculumPlan",
     "EncodingPlan",
@@ -40,6 +48,7 @@ __all__ = [
     "plan_paths",
     "rewarmup_share",
     "scaling_of",
+    "score_selective",
     "task_shares",
     "training_digest",
     "value_at",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
@@ -13,6 +15,11 @@ from numpy.typing import NDArray
 from coral.plan.checks import NonNegative, Positive, PositiveFraction, PositiveInt, check_bounds
 
 Probabilities = NDArray[np.float64]
+
+SELECTIVE_METRICS: Mapping[str, Literal["max", "min"]] = MappingProxyType(
+    {"coverage": "max", "selective_accuracy": "max"}
+)
+"""What classification tasks have besides their own metrics where genomes may withhold answers."""
 
 EVEN = 0.5
 """The threshold at which probabilities decide by themselves."""
@@ -102,3 +109,27 @@ def least_confidence(plan: InferencePlan, confidences: NDArray[np.float64]) -> f
         return 0.0
     withheld = math.floor(plan.abstention * len(confidences) + 1e-9)
     return float(np.sort(confidences)[withheld])
+
+
+def score_selective(
+    hits: NDArray[np.bool_], confidences: NDArray[np.float64], needed: float
+) -> dict[str, float]:
+    """Score answers of which some are withheld with each of ``SELECTIVE_METRICS``.
+
+    Args:
+        hits: ``(n,)``, whether the answer is right.
+        confidences: ``(n,)``.
+        needed: confidence from which an answer is given.
+
+    Returns:
+        coverage: share of the examples that are answered.
+        selective_accuracy: share of the answers given that are right; NaN where none is given. One
+            minus it is the selective risk.
+
+    Source: Geifman and El-Yaniv 2017.
+    """
+    answered = confidences >= needed
+    return {
+        "coverage": float(answered.mean()),
+        "selective_accuracy": float(hits[answered].mean()) if answered.any() else math.nan,
+    }

@@ -176,11 +176,11 @@ def lineage(run: str | Path, trial: int | str | None = None) -> dict[str, Any]:
     return stored_run.read_lineage(Path(run), None if trial is None else str(trial))
 
 
-def predict(run: str | Path, texts: Sequence[str]) -> list[dict[str, dict[str, float]]]:
+def predict(run: str | Path, texts: Sequence[str]) -> list[dict[str, dict[str, float] | None]]:
     """Label texts with a run's champion, or with any folder that Coral handed over.
 
     Returns:
-        For each text, task name to label name to probability.
+        For each text, task name to label name to probability; None where the adapter abstains.
 
     Raises:
         RunError: there is no adapter, as in a simulated run.

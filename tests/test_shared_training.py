@@ -15,7 +15,7 @@ from coral.genome import ChoiceGene, FloatGene, SearchSpace
 from coral.loop import evolve
 from coral.plan import TrainingPlan, with_values
 from coral.ports import TrainingJob
-from coral.records import Candidate, Failure, Lineage, Outcome, StageFinished, Trial, weights_of
+from coral.records import Candidate, Lineage, Outcome, StageFinished, Trial, weights_of
 from coral.settings import (
     ConfirmSettings,
     ExploitSettings,

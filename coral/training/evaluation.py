@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from coral.errors import TaskError
+from coral.plan import InferencePlan, confidence, decided, least_confidence, score_selective
 from coral.ports import Task
 from coral.records import Interval
 from coral.rng import stream
@@ -62,6 +63,24 @@ def require_finite_probabilities(probabilities: Mapping[str, Probabilities]) -> 
         raise DivergedError("predicted probabilities must be finite; they were not")
 
 
+def answered(
+    plan: InferencePlan, predictions: Mapping[str, Probabilities]
+) -> dict[str, Probabilities]:
+    """Return predictions as a plan answers: what ``predict`` returns, if it says nothing else."""
+    return {task: decided(plan, values) for task, values in predictions.items()}
+
+
+def needed_confidence(
+    plan: InferencePlan, answers: Mapping[str, Probabilities]
+) -> dict[str, float]:
+    """Return by task how sure an answer must be to be given.
+
+    Args:
+        answers: to the validation examples.
+    """
+    return {task: least_confidence(plan, confidence(values)) for task, values in answers.items()}
+
+
 def score_task(
     task: Task, labels: NDArray[np.int64], probabilities: Probabilities
 ) -> dict[str, float]:
@@ -79,9 +98,28 @@ def score_task(
     return {f"{task.name}.{metric}": float(value) for metric, value in scores.items()}
 
 
-def with_means(metrics: Mapping[str, float], tasks: Sequence[Task]) -> dict[str, float]:
-    """Add, for each metric that all tasks have, its mean over tasks under its own name."""
-    shared = set.intersection(*(set(task.metrics) for task in tasks))
+def score_given(
+    task: str, labels: NDArray[np.int64], answers: Probabilities, needed: float
+) -> dict[str, float]:
+    """Return ``SELECTIVE_METRICS`` of one task, under ``task.metric``.
+
+    Args:
+        needed: how sure an answer must be to be given.
+    """
+    hits = answers.argmax(axis=1) == labels
+    scores = score_selective(hits, confidence(answers), needed)
+    return {f"{task}.{metric}": value for metric, value in scores.items()}
+
+
+def with_means(
+    metrics: Mapping[str, float], tasks: Sequence[Task], more: Iterable[str] = ()
+) -> dict[str, float]:
+    """Add, for each metric that all tasks have, its mean over tasks under its own name.
+
+    Args:
+        more: metrics that all tasks have besides their own.
+    """
+    shared = set.intersection(*(set(task.metrics) for task in tasks)) | {*more}
     means = {
         metric: float(np.mean([metrics[f"{task.name}.{metric}"] for task in tasks]))
         for metric in sorted(shared)

@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from coral.errors import CheckpointError, ModelError
+from coral.plan import InferencePlan, confidence
 from coral.ports import Examples
 from coral.training.base import BaseModel, load_base
 from coral.training.data import build_evaluation_set
 from coral.training.encoder import MultiTaskEncoder, require_coverage
-from coral.training.evaluation import predict
+from coral.training.evaluation import answered, predict
 
 ADAPTER = "adapter_model.safetensors"
 HEADS = "heads.safetensors"
@@ -149,8 +150,12 @@ class Predictor:
         except (CheckpointError, RuntimeError) as error:
             raise ModelError(f"{folder} does not fit its base model: {error}") from error
 
-    def predict(self, texts: Sequence[str]) -> list[dict[str, dict[str, float]]]:
-        """Return, for each text, task name to label name to probability."""
+    def predict(self, texts: Sequence[str]) -> list[dict[str, dict[str, float] | None]]:
+        """Return, for each text, task name to label name to probability.
+
+        None in the place of the labels says that the adapter gives no answer: it is less sure than
+        its genome asks for.
+        """
         if not texts:
             return []
         tasks = self.card["tasks"]
@@ -159,12 +164,20 @@ class Predictor:
         examples = build_evaluation_set(
             dict.fromkeys(tasks, unlabelled), self._base.tokenizer, sequence_len
         )
-        probabilities = predict(self._encoder, examples)
+        # Cards from before there was inference to search have none.
+        inference = InferencePlan(**self.card["plan"].get("inference", {}))
+        answers = answered(inference, predict(self._encoder, examples))
+        given = {
+            name: confidence(answers[name]) >= facts.get("needed_confidence", 0.0)
+            for name, facts in tasks.items()
+        }
         return [
             {
                 name: dict(
-                    zip(facts["labels"], np.round(probabilities[name][i], 6).tolist(), strict=True)
+                    zip(facts["labels"], np.round(answers[name][i], 6).tolist(), strict=True)
                 )
+                if given[name][i]
+                else None
                 for name, facts in tasks.items()
             }
             for i in range(len(texts))

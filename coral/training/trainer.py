@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from coral.errors import TaskError
 from coral.fidelity import gradient_norm, loss_slope
-from coral.plan import TrainingPlan
+from coral.plan import SELECTIVE_METRICS, InferencePlan, TrainingPlan
 from coral.ports import (
     CheckpointStore,
     Progress,
@@ -40,12 +40,16 @@ from coral.training.data import (
     data_digest,
     evaluation_part,
 )
+from coral.training.encoder import MultiTaskEncoder
 from coral.training.evaluation import (
     Probabilities,
+    answered,
     bootstrap,
     interval,
+    needed_confidence,
     predict,
     require_finite_probabilities,
+    score_given,
     score_task,
     with_means,
 )
@@ -72,12 +76,16 @@ class LoraTrainer:
         prefixes: Prefixes | None = None,
         slots: int | None = 1,
         remembered: Path | None = None,
+        *,
+        abstains: bool = False,
     ) -> None:
         """Args:
         prefixes: of the base, to share what lies below adapters; None to compute it each time.
         slots: most jobs that train side by side; None for what a short trial finds best.
         remembered: folder in which processes keep what such trials found.
+        abstains: plans may leave examples without an answer, so all are scored for it.
         """
+        self._selective = SELECTIVE_METRICS if abstains else {}
         self._fixed_slots = slots
         self._remembered = remembered
         self._base = base
@@ -114,7 +122,7 @@ class LoraTrainer:
             tasks=tuple(
                 TaskSurvey(
                     name=name,
-                    metrics=dict(loaded.task.metrics),
+                    metrics={**loaded.task.metrics, **self._selective},
                     primary_metric=loaded.task.primary_metric,
                     label_names=loaded.data.label_names,
                     train_examples=len(loaded.data.train),
@@ -211,10 +219,11 @@ class LoraTrainer:
     ) -> Outcome:
         try:
             require_finite_probabilities(predicted)
+            inference = member.job.plan.inference
             return self._outcome(
                 member.job,
                 member.log,
-                metrics=self._metrics(predicted, examples.labels),
+                metrics=self._validated(inference, predicted, examples.labels),
                 position=member.course.position,
                 last=member.last.log if member.last else StageLog(),
                 parameters=member.parameters,
@@ -228,13 +237,14 @@ class LoraTrainer:
         """Score trained jobs on the test split, each against the last one, the reference."""
         tasks = [loaded.task for loaded in self._tasks.values()]
         labels = {name: loaded.data.test.labels for name, loaded in self._tasks.items()}
-        predictions = []
+        answers, metrics = [], []
         for job in finalists:
             with self._runner.trained(job, JobLog()) as trained:
                 examples = self._split("test", job.plan.encoding.sequence_len)
-                predictions.append(predict(trained.encoder, examples))
-        draws = bootstrap(tasks, labels, predictions, seed)
-        metrics = [self._metrics(prediction, labels) for prediction in predictions]
+                answers.append(answered(job.plan.inference, predict(trained.encoder, examples)))
+                needed = self._needed(job.plan, trained.encoder)
+            metrics.append(self._metrics(answers[-1], labels, needed))
+        draws = bootstrap(tasks, labels, answers, seed)
         return tuple(
             TestScore(
                 trial=job.trial,
@@ -251,7 +261,15 @@ class LoraTrainer:
     def export(self, finalist: TrainingJob, folder: Path, card: Mapping[str, Any]) -> None:
         """Write the trained adapter, its heads, the tokenizer and ``card`` into ``folder``."""
         with self._runner.trained(finalist, JobLog()) as trained:
-            export.write(folder, trained.encoder, self._base, card)
+            needed = self._needed(finalist.plan, trained.encoder)
+            tasks = {
+                name: {**facts, "needed_confidence": needed[name]}
+                for name, facts in card["tasks"].items()
+                if name in needed
+            }
+            export.write(
+                folder, trained.encoder, self._base, {**card, "tasks": {**card["tasks"], **tasks}}
+            )
 
     def _train_alone(self, job: TrainingJob, log: JobLog) -> Outcome:
         """Train one job and evaluate it."""
@@ -260,7 +278,8 @@ class LoraTrainer:
                 started = time.perf_counter()
                 share = job.stages[job.stage].evaluation_percentage
                 examples = self._split("validation", job.plan.encoding.sequence_len, share)
-                metrics = self._metrics(predict(trained.encoder, examples), examples.labels)
+                predicted = predict(trained.encoder, examples)
+                metrics = self._validated(job.plan.inference, predicted, examples.labels)
                 return self._outcome(
                     job,
                     log,
@@ -321,19 +340,43 @@ class LoraTrainer:
             peak_memory_bytes=self._peak_memory(),
         )
 
-    def _metrics(
-        self, predictions: Mapping[str, Probabilities], labels: Mapping[str, NDArray[np.int64]]
+    def _validated(
+        self,
+        inference: InferencePlan,
+        predictions: Mapping[str, Probabilities],
+        labels: Mapping[str, NDArray[np.int64]],
     ) -> dict[str, float]:
-        """Score predictions; what a plugin raises becomes a ``TaskError`` with its traceback."""
+        """Score what a plan answers to validation examples, which also say how many it gives."""
+        answers = answered(inference, predictions)
+        return self._metrics(answers, labels, needed_confidence(inference, answers))
+
+    def _needed(self, plan: TrainingPlan, encoder: MultiTaskEncoder) -> dict[str, float]:
+        """Return by task how sure an answer must be; nothing if the plan always answers."""
+        if not plan.inference.abstention:
+            return {}
+        examples = self._split("validation", plan.encoding.sequence_len)
+        answers = answered(plan.inference, predict(encoder, examples))
+        return needed_confidence(plan.inference, answers)
+
+    def _metrics(
+        self,
+        answers: Mapping[str, Probabilities],
+        labels: Mapping[str, NDArray[np.int64]],
+        needed: Mapping[str, float],
+    ) -> dict[str, float]:
+        """Score answers; what a plugin raises becomes a ``TaskError`` with its traceback."""
         metrics: dict[str, float] = {}
         for name, loaded in self._tasks.items():
             try:
-                metrics |= score_task(loaded.task, labels[name], predictions[name])
+                metrics |= score_task(loaded.task, labels[name], answers[name])
             except TaskError:
                 raise
             except Exception as error:
                 raise TaskError(f"task {name} raised in score(): {error!r}") from error
-        return with_means(metrics, [loaded.task for loaded in self._tasks.values()])
+            if self._selective:
+                metrics |= score_given(name, labels[name], answers[name], needed.get(name, 0.0))
+        tasks = [loaded.task for loaded in self._tasks.values()]
+        return with_means(metrics, tasks, self._selective)
 
     def _train_set(self, plan: TrainingPlan, seed: int) -> TrainSet:
         key = (plan.encoding.sequence_len, seed)

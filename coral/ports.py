@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from coral.fidelity.stages import Stage
 from coral.plan import TrainingPlan
 from coral.records import Derivation, Direction, Event, Outcome, TestScore
 
+Problem = Literal["single_label", "multi_label", "regression"]
+"""What a task asks for: one class of several, any number of labels, or numbers."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
@@ -21,24 +24,51 @@ class Examples:
 
     Attributes:
         texts: one string an example.
-        labels: ``(n,)`` int64 class indices.
+        labels: by the task's problem ``(n,)`` int64 class indices, ``(n, labels)`` int64 of 0 and
+            1, or ``(n, numbers)`` float64.
+        pairs: the second text of each example, where there are two; else empty.
+        inputs: what else examples hold, such as images: name to one value an example.
     """
 
     texts: tuple[str, ...]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
+    pairs: tuple[str, ...] = ()
+    inputs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.texts)
 
+    def take(self, rows: Iterable[int]) -> Examples:
+        """Return some of the examples, in the order of ``rows``."""
+        chosen = list(rows)
+        return Examples(
+            texts=tuple(self.texts[i] for i in chosen),
+            labels=self.labels[chosen],
+            pairs=tuple(self.pairs[i] for i in chosen) if self.pairs else (),
+            inputs={name: [values[i] for i in chosen] for name, values in self.inputs.items()},
+        )
+
+    @property
+    def contents(self) -> tuple[tuple[str, ...], ...]:
+        """What each example says: its text, or its two texts."""
+        return tuple(zip(self.texts, self.pairs, strict=True) if self.pairs else zip(self.texts))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskData:
-    """A task's three splits and the names of its classes."""
+    """A task's three splits.
+
+    Attributes:
+        label_names: of its classes, labels or numbers.
+        notes: what the user should know of how the data were read, in words.
+    """
 
     train: Examples
     validation: Examples
     test: Examples
     label_names: tuple[str, ...]
+    problem: Problem = "single_label"
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +83,7 @@ class DataContext:
 
 
 class Task(Protocol):
-    """A classification task. Plugins register a factory: ``factory(**options) -> Task``."""
+    """A task. Plugins register a factory: ``factory(**options) -> Task``."""
 
     @property
     def name(self) -> str: ...
@@ -70,14 +100,13 @@ class Task(Protocol):
         """Return the splits, the same in every process."""
         ...
 
-    def score(
-        self, labels: NDArray[np.int64], probabilities: NDArray[np.float64]
-    ) -> Mapping[str, float]:
+    def score(self, labels: NDArray[Any], predictions: NDArray[np.float64]) -> Mapping[str, float]:
         """Score predictions.
 
         Args:
-            labels: ``(n,)`` true class indices.
-            probabilities: ``(n, classes)``, rows summing to 1.
+            labels: as in ``Examples``.
+            predictions: ``(n, label_names)``: probabilities, of which a row sums to 1 if just one
+                label is right; or numbers, in the unit of the labels.
         """
         ...
 
@@ -153,7 +182,13 @@ class LinearModule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSurvey:
-    """What a loaded task holds."""
+    """What a loaded task holds.
+
+    Attributes:
+        center, spread: of numbers among the train labels, as their mean and standard deviation.
+        texts: an example.
+        notes: see ``TaskData``.
+    """
 
     name: str
     metrics: Mapping[str, Direction]
@@ -162,6 +197,11 @@ class TaskSurvey:
     train_examples: int
     validation_examples: int
     test_examples: int
+    problem: Problem = "single_label"
+    center: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
+    texts: int = 1
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

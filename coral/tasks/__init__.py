@@ -1,14 +1,20 @@
 """What task plugins are made with, and how they are found."""
 
 from coral.tasks.classification import CLASSIFICATION_METRICS, macro_auroc, score_classification
+from coral.tasks.multilabel import MULTILABEL_METRICS, score_multilabel
 from coral.tasks.registry import Plugin, Registry, TaskFactory, discover
+from coral.tasks.regression import REGRESSION_METRICS, score_regression
 
 __all__ = [
     "CLASSIFICATION_METRICS",
+    "MULTILABEL_METRICS",
+    "REGRESSION_METRICS",
     "Plugin",
     "Registry",
     "TaskFactory",
     "discover",
     "macro_auroc",
     "score_classification",
+    "score_multilabel",
+    "score_regression",
 ]

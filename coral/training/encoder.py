@@ -19,12 +19,13 @@ from coral.plan import AdapterPlan, TrainingPlan, adapted_modules
 from coral.rng import derive_seed
 from coral.training.base import BaseModel
 from coral.training.batches import Indices
-from coral.training.data import TokenizedTexts, on_device
+from coral.training.data import Padded, TokenizedTexts
 from coral.training.dropout import SeededDropout
 from coral.training.factors import Factors
 from coral.training.failures import DivergedError
 from coral.training.folded import fold
 from coral.training.prefix import WHOLE, Entrance, Prefixes
+from coral.training.targets import Target
 
 MAX_TORCH_SEED = 2**63 - 1
 _NAME = "default"
@@ -37,6 +38,7 @@ class MultiTaskEncoder(nn.Module):
     Attributes:
         adapter: the PEFT model.
         heads: task name to linear head.
+        targets: task name to what its head predicts.
         entrance: where the base may be entered with what is known of its texts.
     """
 
@@ -44,25 +46,26 @@ class MultiTaskEncoder(nn.Module):
         self,
         adapter: PeftModel,
         heads: nn.ModuleDict,
+        targets: Mapping[str, Target],
         pooling: str,
         entrance: Entrance = WHOLE,
     ) -> None:
         super().__init__()
         self.adapter = adapter
         self.heads = heads
+        self.targets = dict(targets)
         self.pooling = pooling
         self.entrance = entrance
 
     def encode_texts(self, texts: TokenizedTexts, rows: Indices) -> Tensor:
         """Return one float32 vector a text, ``(rows, hidden)``."""
-        ids, mask = texts.pad(rows)
         device = next(self.heads.parameters()).device
         with self.entrance.used_for(texts, rows):
-            return self.encode(on_device(ids, device), on_device(mask, device))
+            return self.encode(*texts.pad(rows).on(device))
 
-    def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def encode(self, ids: Tensor, mask: Tensor, segments: Tensor | None = None) -> Tensor:
         """Return one float32 vector a text, ``(batch, hidden)``."""
-        hidden = self.adapter(input_ids=ids, attention_mask=mask).last_hidden_state
+        hidden = self.adapter(**Padded(ids, mask, segments).inputs()).last_hidden_state
         return pool(hidden.float(), mask, self.pooling)
 
     def adapter_parameters(self) -> list[nn.Parameter]:
@@ -246,7 +249,7 @@ def lora_config(
 def adapted(
     base: BaseModel,
     plan: TrainingPlan,
-    classes: Mapping[str, int],
+    targets: Mapping[str, Target],
     seed: int,
     ranks: Mapping[str, int] | None = None,
     prefixes: Prefixes | None = None,
@@ -255,7 +258,7 @@ def adapted(
     """Lend the base with a fresh adapter and heads; it is plain again afterwards.
 
     Args:
-        classes: task name to number of classes.
+        targets: task name to what its head predicts.
         seed: fixes the initial weights.
         ranks: see ``lora_config``.
         prefixes: of the base, to share what lies below the adapter; None to compute it each time.
@@ -269,12 +272,12 @@ def adapted(
     assert isinstance(peft_model, PeftModel)
     try:
         heads = nn.ModuleDict()
-        for task, count in classes.items():
+        for task, target in targets.items():
             torch.manual_seed(derive_seed(seed, "head", task) % MAX_TORCH_SEED)
-            heads[task] = nn.Linear(base.hidden_size, count)
+            heads[task] = nn.Linear(base.hidden_size, target.outputs)
         device = next(base.model.parameters()).device
         pooling = plan.encoding.pooling
-        encoder = MultiTaskEncoder(peft_model, heads.to(device), pooling, entrance)
+        encoder = MultiTaskEncoder(peft_model, heads.to(device), targets, pooling, entrance)
         if plan.adapter.dropout:
             for layer in encoder.layers().values():
                 layer.lora_dropout[_NAME] = SeededDropout(plan.adapter.dropout)

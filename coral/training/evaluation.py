@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from coral.errors import TaskError
-from coral.plan import InferencePlan, confidence, decided, least_confidence, score_selective
+from coral.plan import InferencePlan, least_confidence, score_selective
 from coral.ports import Task
 from coral.records import Interval
 from coral.rng import stream
@@ -17,19 +18,20 @@ from coral.training.data import EvaluationSet, batched_by_length, tokens_at_once
 from coral.training.encoder import MultiTaskEncoder
 from coral.training.failures import DivergedError
 from coral.training.loop import autocast
+from coral.training.targets import Target
 
 RESAMPLES = 500
 
-Probabilities = NDArray[np.float64]
+Predictions = NDArray[np.float64]
 
 
-def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Probabilities]:
-    """Return each task's class probabilities, ``(n, classes)``, in the order of its texts.
+def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Predictions]:
+    """Return each task's predictions as ``Task.score`` takes them, in the order of its texts.
 
     Texts are batched by length, up to a fixed number of tokens, so that little is padded.
 
     Raises:
-        DivergedError: the weights are so large that a probability is not finite.
+        DivergedError: the weights are so large that a prediction is not finite.
     """
     texts = examples.texts
     device = next(encoder.heads.parameters()).device
@@ -41,55 +43,55 @@ def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Pro
             with autocast(device):
                 vectors.append(encoder.encode_texts(texts, rows))
         encoded = torch.cat(vectors)[order]
-        probabilities = {
-            task: encoder.heads[task](encoded[torch.from_numpy(rows).to(device)])
-            .double()
-            .softmax(dim=-1)
-            .cpu()
-            .numpy()
+        predictions = {
+            task: encoder.targets[task].predictions(
+                encoder.heads[task](encoded[torch.from_numpy(rows).to(device)])
+            )
             for task, rows in examples.rows.items()
         }
-    require_finite_probabilities(probabilities)
-    return probabilities
+    require_finite_predictions(predictions)
+    return predictions
 
 
-def require_finite_probabilities(probabilities: Mapping[str, Probabilities]) -> None:
+def require_finite_predictions(predictions: Mapping[str, Predictions]) -> None:
     """Check predictions.
 
     Raises:
         DivergedError: one is not finite.
     """
-    if not all(np.isfinite(values).all() for values in probabilities.values()):
-        raise DivergedError("predicted probabilities must be finite; they were not")
+    if not all(np.isfinite(values).all() for values in predictions.values()):
+        raise DivergedError("predictions must be finite; they were not")
 
 
 def answered(
-    plan: InferencePlan, predictions: Mapping[str, Probabilities]
-) -> dict[str, Probabilities]:
+    plan: InferencePlan, predictions: Mapping[str, Predictions], targets: Mapping[str, Target]
+) -> dict[str, Predictions]:
     """Return predictions as a plan answers: what ``predict`` returns, if it says nothing else."""
-    return {task: decided(plan, values) for task, values in predictions.items()}
+    return {task: targets[task].answers(plan, values) for task, values in predictions.items()}
 
 
 def needed_confidence(
-    plan: InferencePlan, answers: Mapping[str, Probabilities]
+    plan: InferencePlan, answers: Mapping[str, Predictions], targets: Mapping[str, Target]
 ) -> dict[str, float]:
-    """Return by task how sure an answer must be to be given.
+    """Return how sure an answer must be to be given, by task that has probabilities.
 
     Args:
         answers: to the validation examples.
     """
-    return {task: least_confidence(plan, confidence(values)) for task, values in answers.items()}
+    return {
+        task: least_confidence(plan, targets[task].confidence(values))
+        for task, values in answers.items()
+        if targets[task].has_probabilities
+    }
 
 
-def score_task(
-    task: Task, labels: NDArray[np.int64], probabilities: Probabilities
-) -> dict[str, float]:
+def score_task(task: Task, labels: NDArray[Any], predictions: Predictions) -> dict[str, float]:
     """Return a task's metrics under ``task.metric``.
 
     Raises:
         TaskError: the plugin returned other metrics than it declares.
     """
-    scores = task.score(labels, probabilities)
+    scores = task.score(labels, predictions)
     if set(scores) != set(task.metrics):
         raise TaskError(
             f"task {task.name} declares the metrics {sorted(task.metrics)}, but score() returned"
@@ -99,16 +101,14 @@ def score_task(
 
 
 def score_given(
-    task: str, labels: NDArray[np.int64], answers: Probabilities, needed: float
+    target: Target, labels: NDArray[Any], answers: Predictions, needed: float
 ) -> dict[str, float]:
-    """Return ``SELECTIVE_METRICS`` of one task, under ``task.metric``.
+    """Return each of ``SELECTIVE_METRICS``.
 
     Args:
         needed: how sure an answer must be to be given.
     """
-    hits = answers.argmax(axis=1) == labels
-    scores = score_selective(hits, confidence(answers), needed)
-    return {f"{task}.{metric}": value for metric, value in scores.items()}
+    return score_selective(target.hits(labels, answers), target.confidence(answers), needed)
 
 
 def with_means(
@@ -129,14 +129,14 @@ def with_means(
 
 def bootstrap(
     tasks: Sequence[Task],
-    labels: Mapping[str, NDArray[np.int64]],
-    predictions: Sequence[Mapping[str, Probabilities]],
+    labels: Mapping[str, NDArray[Any]],
+    predictions: Sequence[Mapping[str, Predictions]],
     seed: int,
 ) -> list[dict[str, NDArray[np.float64]]]:
     """Return each finalist's primary metrics over the same resamples of the test examples.
 
     Args:
-        predictions: for each finalist, task name to probabilities.
+        predictions: for each finalist, task name to what it predicted.
 
     Returns:
         For each finalist, ``task.metric`` (and the mean over tasks where the primary metric is

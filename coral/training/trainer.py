@@ -26,7 +26,7 @@ from coral.ports import (
     TaskSurvey,
     TrainingJob,
 )
-from coral.records import Cost, Curve, Outcome, TestScore
+from coral.records import Cost, Curve, Direction, Outcome, TestScore
 from coral.training import export
 from coral.training.base import BaseModel
 from coral.training.checkpoint import Position
@@ -42,13 +42,13 @@ from coral.training.data import (
 )
 from coral.training.encoder import MultiTaskEncoder
 from coral.training.evaluation import (
-    Probabilities,
+    Predictions,
     answered,
     bootstrap,
     interval,
     needed_confidence,
     predict,
-    require_finite_probabilities,
+    require_finite_predictions,
     score_given,
     score_task,
     with_means,
@@ -85,7 +85,7 @@ class LoraTrainer:
         remembered: folder in which processes keep what such trials found.
         abstains: plans may leave examples without an answer, so all are scored for it.
         """
-        self._selective = SELECTIVE_METRICS if abstains else {}
+        self._abstains = abstains
         self._fixed_slots = slots
         self._remembered = remembered
         self._base = base
@@ -94,8 +94,10 @@ class LoraTrainer:
         self._prefixes = prefixes
         self._train_sets: dict[tuple[int, int], TrainSet] = {}
         self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
-        classes = {name: len(loaded.data.label_names) for name, loaded in tasks.items()}
-        self._runner = JobRunner(base, classes, checkpoints, self._train_set, report, prefixes)
+        self._targets = {name: loaded.target for name, loaded in tasks.items()}
+        self._runner = JobRunner(
+            base, self._targets, checkpoints, self._train_set, report, prefixes
+        )
 
     @cached_property
     def slot_rates(self) -> dict[int, float]:
@@ -122,12 +124,17 @@ class LoraTrainer:
             tasks=tuple(
                 TaskSurvey(
                     name=name,
-                    metrics={**loaded.task.metrics, **self._selective},
+                    metrics={**loaded.task.metrics, **self._selective(name)},
                     primary_metric=loaded.task.primary_metric,
                     label_names=loaded.data.label_names,
                     train_examples=len(loaded.data.train),
                     validation_examples=len(loaded.data.validation),
                     test_examples=len(loaded.data.test),
+                    problem=loaded.data.problem,
+                    center=self._targets[name].center,
+                    spread=self._targets[name].spread,
+                    texts=2 if loaded.data.train.pairs else 1,
+                    notes=loaded.data.notes,
                 )
                 for name, loaded in self._tasks.items()
             ),
@@ -178,7 +185,7 @@ class LoraTrainer:
                     yield self._failed(job, log, error)
             try:
                 if members and not any(member.ended for member in members):
-                    Pack(self._base, members).train()
+                    Pack(self._base, members, self._targets).train()
                 ended = [member for member in members if member.ended]
                 outcomes = list(self._evaluated(ended))
             except Exception as error:
@@ -205,7 +212,7 @@ class LoraTrainer:
         for texts, together in by_texts.items():
             started = time.perf_counter()
             examples = self._split("validation", *texts)
-            predictions = Pack(self._base, together).predict(examples)
+            predictions = Pack(self._base, together, self._targets).predict(examples)
             seconds = (time.perf_counter() - started) / len(together)
             for member, predicted in zip(together, predictions, strict=True):
                 yield self._member_outcome(member, examples, predicted, seconds)
@@ -214,11 +221,11 @@ class LoraTrainer:
         self,
         member: Member,
         examples: EvaluationSet,
-        predicted: Mapping[str, Probabilities],
+        predicted: Mapping[str, Predictions],
         seconds: float,
     ) -> Outcome:
         try:
-            require_finite_probabilities(predicted)
+            require_finite_predictions(predicted)
             inference = member.job.plan.inference
             return self._outcome(
                 member.job,
@@ -241,7 +248,8 @@ class LoraTrainer:
         for job in finalists:
             with self._runner.trained(job, JobLog()) as trained:
                 examples = self._split("test", job.plan.encoding.sequence_len)
-                answers.append(answered(job.plan.inference, predict(trained.encoder, examples)))
+                predicted = predict(trained.encoder, examples)
+                answers.append(answered(job.plan.inference, predicted, self._targets))
                 needed = self._needed(job.plan, trained.encoder)
             metrics.append(self._metrics(answers[-1], labels, needed))
         draws = bootstrap(tasks, labels, answers, seed)
@@ -343,25 +351,31 @@ class LoraTrainer:
     def _validated(
         self,
         inference: InferencePlan,
-        predictions: Mapping[str, Probabilities],
-        labels: Mapping[str, NDArray[np.int64]],
+        predictions: Mapping[str, Predictions],
+        labels: Mapping[str, NDArray[Any]],
     ) -> dict[str, float]:
         """Score what a plan answers to validation examples, which also say how many it gives."""
-        answers = answered(inference, predictions)
-        return self._metrics(answers, labels, needed_confidence(inference, answers))
+        answers = answered(inference, predictions, self._targets)
+        needed = needed_confidence(inference, answers, self._targets)
+        return self._metrics(answers, labels, needed)
 
     def _needed(self, plan: TrainingPlan, encoder: MultiTaskEncoder) -> dict[str, float]:
         """Return by task how sure an answer must be; nothing if the plan always answers."""
         if not plan.inference.abstention:
             return {}
         examples = self._split("validation", plan.encoding.sequence_len)
-        answers = answered(plan.inference, predict(encoder, examples))
-        return needed_confidence(plan.inference, answers)
+        answers = answered(plan.inference, predict(encoder, examples), self._targets)
+        return needed_confidence(plan.inference, answers, self._targets)
+
+    def _selective(self, task: str) -> Mapping[str, Direction]:
+        """Return what a task has besides its own metrics."""
+        able = self._abstains and self._targets[task].has_probabilities
+        return SELECTIVE_METRICS if able else {}
 
     def _metrics(
         self,
-        answers: Mapping[str, Probabilities],
-        labels: Mapping[str, NDArray[np.int64]],
+        answers: Mapping[str, Predictions],
+        labels: Mapping[str, NDArray[Any]],
         needed: Mapping[str, float],
     ) -> dict[str, float]:
         """Score answers; what a plugin raises becomes a ``TaskError`` with its traceback."""
@@ -373,10 +387,13 @@ class LoraTrainer:
                 raise
             except Exception as error:
                 raise TaskError(f"task {name} raised in score(): {error!r}") from error
-            if self._selective:
-                metrics |= score_given(name, labels[name], answers[name], needed.get(name, 0.0))
-        tasks = [loaded.task for loaded in self._tasks.values()]
-        return with_means(metrics, tasks, self._selective)
+            if self._selective(name):
+                given = score_given(
+                    self._targets[name], labels[name], answers[name], needed.get(name, 0.0)
+                )
+                metrics |= {f"{name}.{metric}": value for metric, value in given.items()}
+        more = set(SELECTIVE_METRICS) if all(map(self._selective, self._tasks)) else set()
+        return with_means(metrics, [loaded.task for loaded in self._tasks.values()], more)
 
     def _train_set(self, plan: TrainingPlan, seed: int) -> TrainSet:
         key = (plan.encoding.sequence_len, seed)

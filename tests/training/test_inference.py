@@ -20,7 +20,7 @@ from coral.ports import TrainingJob
 from coral.records import Outcome
 from coral.tasks import score_classification
 from coral.training.base import BaseModel
-from coral.training.evaluation import Probabilities, predict
+from coral.training.evaluation import Predictions, predict
 from coral.training.export import Predictor
 from coral.training.job import JobLog
 from coral.training.trainer import LoraTrainer
@@ -57,7 +57,7 @@ def run(trainer: LoraTrainer, job: TrainingJob) -> Outcome:
     return outcome
 
 
-def outputs(trainer: LoraTrainer, split: str) -> dict[str, Probabilities]:
+def outputs(trainer: LoraTrainer, split: str) -> dict[str, Predictions]:
     """Return what the weights themselves say."""
     with trainer._runner.trained(job_of(), JobLog()) as trained:
         return predict(trained.encoder, trainer._split(split, 16))

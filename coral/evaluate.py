@@ -246,7 +246,7 @@ def _with_training_of(
     inheritance, shares = source.inheritance, work.candidate.shares
     if shares is not None and outcome.stage == shares.stage:
         first = state.outcome_of(shares.trial, state.candidate(shares.trial).first_stage)
-        inheritance = first and first.inheritance
+        inheritance = first.inheritance if first else None
     return replace(
         outcome,
         metrics={**outcome.metrics, **told},

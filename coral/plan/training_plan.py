@@ -123,7 +123,7 @@ def digest_of(value: Any) -> str:
 def _untrained() -> Mapping[str, Any]:
     """Return the parts that need no training, by name, at their defaults."""
     parts = (item for item in fields(TrainingPlan) if not item.metadata.get("trained", True))
-    return {item.name: item.default_factory() for item in parts}  # type: ignore[misc]
+    return {item.name: item.default_factory() for item in parts}  # type: ignore[operator]
 
 
 def is_trained(path: str) -> bool:

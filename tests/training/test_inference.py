@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from typer.testing import CliRunner
 
+from coral.cli.app import app
 from coral.plan import (
+    InferencePlan,
     TrainingPlan,
     confidence,
     decided,
@@ -23,6 +27,7 @@ from coral.training.base import BaseModel
 from coral.training.evaluation import Predictions, predict
 from coral.training.export import Predictor
 from coral.training.job import JobLog
+from coral.training.targets import Target
 from coral.training.trainer import LoraTrainer
 from tests.training.conftest import MemoryCheckpoints, make_job
 from tests.training.models import animals, colours, load
@@ -209,3 +214,40 @@ class TestAdapter:
         del card["plan"]["inference"]
         (folder / "coral.json").write_text(json.dumps(card))
         assert Predictor(folder).predict(self.TEXTS) == now
+
+    def test_the_command_line_says_where_there_is_no_answer(
+        self, trainer: LoraTrainer, tmp_path: Path, base_folder: Path
+    ) -> None:
+        folder = self.export(trainer, {"inference.abstention": 0.5}, tmp_path, base_folder)
+        texts = trainer._tasks["colour"].data.validation.texts[:12]
+        answers = [answer["colour"] for answer in Predictor(folder).predict(texts)]
+        assert 0 < sum(answer is None for answer in answers) < len(answers)
+        shown = CliRunner().invoke(app, ["predict", str(folder), *texts]).stdout
+        told = [line for line in shown.splitlines() if line.startswith("  colour:")]
+        silent = "  colour: no answer, not sure enough"
+        assert [line == silent for line in told] == [answer is None for answer in answers]
+
+
+MULTI = Target(problem="multi_label", outputs=3)
+
+
+def test_each_of_several_labels_is_decided_from_the_threshold_on() -> None:
+    logits = torch.tensor([[0.5, -2.0, -0.2], [3.0, -0.5, -4.0]])
+    raw = MULTI.predictions(logits)
+    answers = MULTI.answers(InferencePlan(threshold=0.4, temperature=2.0), raw)
+    cooled = MULTI.predictions(logits / 2)
+    assert ((answers >= 0.5) == (cooled >= 0.4)).all()
+    labels = (cooled >= 0.4).astype(np.int64)
+    assert MULTI.hits(labels, answers).all()
+    assert not MULTI.hits(1 - labels, answers).any()
+    np.testing.assert_allclose(
+        MULTI.confidence(answers), np.maximum(answers, 1 - answers).min(axis=1)
+    )
+
+
+def test_numbers_are_what_they_are() -> None:
+    numbers = Target(problem="regression", outputs=1, center=(2.0,), spread=(3.0,))
+    raw = numbers.predictions(torch.tensor([[1.0], [-1.0]]))
+    plan = InferencePlan(temperature=3.0, threshold=0.2, abstention=0.5)
+    assert numbers.answers(plan, raw) is raw
+    assert not numbers.has_probabilities

@@ -5,17 +5,37 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from coral.evolution import EvolutionState, lineage_steps, replay, soup_pool
+from coral.comparison import all_at_once
+from coral.evolution import (
+    EvolutionState,
+    Use,
+    advance,
+    ancestors,
+    breed,
+    claims,
+    lineage_steps,
+    replay,
+    soup_pool,
+)
 from coral.fidelity import PruneRule, PruneSettings, ladder_steps
 from coral.genome import ChoiceGene, FloatGene, SearchSpace
 from coral.loop import evolve
 from coral.plan import TrainingPlan, with_values
 from coral.ports import TrainingJob
-from coral.records import Candidate, Lineage, Outcome, StageFinished, Trial, weights_of
+from coral.records import (
+    Candidate,
+    GenerationStarted,
+    Lineage,
+    Outcome,
+    StageFinished,
+    Trial,
+    weights_of,
+)
 from coral.settings import (
     ConfirmSettings,
     ExploitSettings,
@@ -261,6 +281,63 @@ class TestChildren:
             assert lineage_steps(trial.number, shares.stage, state, WARM) == lineage_steps(
                 shares.trial, shares.stage, state, WARM
             )
+
+    def test_a_lineage_is_the_sum_of_its_different_stages(self) -> None:
+        state = run(generations(6, FULL))
+        ends = [0, *ladder_steps(FULL.training_stages, TRAIN_EXAMPLES, 4)]
+        shared = 0
+        for trial in state.trials:
+            if not trial.scored:
+                continue
+            stages: dict[str, int] = {}
+            count = 0
+            for number, highest in ancestors(
+                trial.number, trial.best_stage, state, in_weights=True
+            ).items():
+                line = [state.candidate(number)]
+                while (shares := line[-1].shares) is not None:
+                    line.append(state.candidate(shares.trial))
+                if line[0].derivation is not None:
+                    continue
+                for stage in range(line[0].entry, highest + 1):
+                    found = (state.outcome_of(each.number, stage) for each in line)
+                    outcome = next(outcome for outcome in found if outcome)
+                    stages[outcome.weights] = ends[stage + 1] - ends[stage]
+                    count += 1
+            shared += count > len(stages)
+            assert lineage_steps(trial.number, trial.best_stage, state, FULL) == sum(
+                stages.values()
+            )
+        assert shared
+
+    def test_children_that_start_cold_share_the_weights_of_cold_parents_alone(self) -> None:
+        rates = FloatGene(path="schedule.learning_rate", low=1e-4, high=1e-2, log=True)
+        wider = replace(WARM, space=replace(SPACE, genes=(rates, *SPACE.genes)))
+        state = run(replace(wider, warm_start=WarmStartSettings(cold_share=0)))
+        assert any(state.trials[number].candidate.legacy for number in state.population)
+        for generation in range(20):
+            cold = replace(wider, seed=generation, warm_start=WarmStartSettings(cold_share=1))
+            assert not any(candidate.legacy for candidate in breed(state, cold))
+
+    def test_its_parents_checkpoint_is_kept_for_a_child_until_it_has_joined(self) -> None:
+        runs = MemoryRunStore()
+        evolve(WARM, ports_of(executor_of(), runs))
+        state, found = EvolutionState(train_examples=TRAIN_EXAMPLES), 0
+        for event in runs.events():
+            state = advance(state, event, WARM)
+            if isinstance(event, GenerationStarted):
+                queued = {c.address for c in claims(state, WARM) if c.use is Use.QUEUED}
+                for shares in (c.shares for c in event.candidates if c.shares):
+                    outcome = state.outcome_of(shares.trial, shares.stage)
+                    assert outcome is not None
+                    assert outcome.checkpoint in queued
+                    found += 1
+        assert found
+
+    def test_a_comparison_judges_them_in_its_one_stage(self) -> None:
+        way: Any = SimpleNamespace(trials=run(COLD).trials)
+        assert twins(run(COLD))
+        assert {candidate.first_stage for candidate in all_at_once(way)} == {0}
 
     def test_parents_with_the_same_weights_are_one_parent(self) -> None:
         state = run(generations(6, FULL))

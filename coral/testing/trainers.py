@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from coral.errors import ModelError
-from coral.fidelity.stages import ladder_steps
+from coral.fidelity import CURVE_PROXIES, ladder_steps
 from coral.plan import TrainingPlan, adapted_modules, digest_of
 from coral.ports import LinearModule, Progress, Survey, TaskSurvey, TrainingJob
 from coral.records import (
@@ -204,6 +204,8 @@ class ScriptedTrainer:
                     loss=metrics["log_loss"],
                 )
             )
+        if known:
+            metrics |= dict.fromkeys(CURVE_PROXIES, math.nan)
         examples = steps * job.plan.schedule.batch_size
         parameters = _trainable_parameters(job.plan)
         return Outcome(
@@ -217,7 +219,9 @@ class ScriptedTrainer:
                 teraflops=6e-12 * 16 * examples * parameters,
                 train_seconds=examples / 1000,
             ),
-            curve=Curve(
+            curve=Curve()
+            if known
+            else Curve(
                 step=(first + 1, last),
                 loss=(metrics["log_loss"] + 0.1, metrics["log_loss"]),
                 gradient_norm=(metrics["gradient_norm"],) * 2,

@@ -13,7 +13,7 @@ from coral.loop import evolve
 from coral.plan import TrainingPlan
 from coral.ports import Ports, RunStore
 from coral.reporting import export_state
-from coral.settings import ExploitSettings, RunSpec
+from coral.settings import ExploitSettings, FaultRates, RunSpec
 from coral.simulation import SimulatedTrainer, WeightsInAddresses, World, simulated_survey
 from coral.spec import targets_of
 from tests.scripted_runs import DyingRunStore, KilledError, MemoryRunStore, Watcher
@@ -131,3 +131,11 @@ def test_fewer_answers_are_better_answers() -> None:
         assert [accuracy for _, accuracy in ordered] == sorted(a for _, a in ordered)
     assert state.confirmation is not None
     assert {"coverage", "selective_accuracy"} <= set(state.confirmation.scores[0].metrics)
+
+
+def test_where_nothing_is_trained_no_loss_is_nan() -> None:
+    known = trained(job_of(plan_of())).checkpoint
+    assert trained(job_of(plan_of()), faults=FaultRates(nan=1.0)).failure is not None
+    again = trained(job_of(plan_of(), resume_from=known), faults=FaultRates(nan=1.0))
+    assert again.failure is None
+    assert again.cost.optimizer_steps == 0

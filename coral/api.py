@@ -178,11 +178,12 @@ def lineage(run: str | Path, trial: int | str | None = None) -> dict[str, Any]:
 
 def predict(
     run: str | Path, texts: Sequence[str | tuple[str, str]]
-) -> list[dict[str, dict[str, float]]]:
+) -> list[dict[str, dict[str, float] | None]]:
     """Label texts, or pairs of them, with a run's champion or any folder that Coral handed over.
 
     Returns:
-        For each text, task name to label name to probability, or to the predicted number.
+        For each text, task name to label name to probability, or to the predicted number; None in
+        the place of the labels where the adapter abstains.
 
     Raises:
         RunError: there is no adapter, as in a simulated run.

@@ -191,6 +191,7 @@ def build_trainer(
         slots=payload["slots"],
         remembered=cache.slots,
         strategies=registry.strategies((kind, name) for kind, name in payload["strategies"]),
+        abstains=payload["abstains"],
     )
 
 
@@ -216,6 +217,7 @@ def trainer_payload(spec: RunSpec, folders: Sequence[Path], fresh: str = "") -> 
             for kind, name in spec.strategies
             if kind in SIMULATED and name not in BUILT_IN[kind]
         ],
+        "abstains": spec.space.abstains,
     }
 
 
@@ -346,10 +348,12 @@ def simulated_world(spec: RunSpec, registry: Registry) -> World:
         targets=targets_of(spec.space),
         settings=asdict(spec.simulation),
         shares_prefixes=spec.execution.share_prefixes,
+        abstains=spec.space.abstains,
     )
     return World(
         profile=replace(profile, tasks=tasks),
         survey=survey,
         settings=spec.simulation,
         seed=spec.seed,
+        abstains=spec.space.abstains,
     )

@@ -297,7 +297,7 @@ class Inherited:
     Attributes:
         trial: whose they are.
         stage: index of the stage at whose end they stood.
-        key: of the outcome that they belong to.
+        key: their identity, see ``Outcome.weights``.
         address: of the checkpoint.
         weight: share among several.
     """
@@ -318,8 +318,8 @@ class TrainingJob:
         stage: index of the stage to reach.
         stages: the ladder.
         resume_from: address of this plan's checkpoint at the end of an earlier stage, or of
-            ``stage`` itself. None, or an address that can't be read, means training from scratch
-            through the same batches.
+            ``stage`` itself; a plan that differs in inference alone has the same. None, or an
+            address that can't be read, means training from scratch through the same batches.
         entry: index of the stage that is trained first, from inherited weights or from nothing.
         inherits: the parents' weights that it starts from, the better parent's first; none for a
             cold start.

@@ -10,9 +10,16 @@ from typing import Any
 from coral.errors import CheckpointError, StrategyError
 from coral.evolution import EvolutionState, ancestors
 from coral.fidelity import Stage, ladder_steps
-from coral.plan import TrainingPlan, digest_of, strategy_paths, value_at
+from coral.plan import (
+    InferencePlan,
+    TrainingPlan,
+    digest_of,
+    strategy_paths,
+    training_digest,
+    value_at,
+)
 from coral.ports import CheckpointStore, Inherited, Ports, Strategies, Survey, TrainingJob
-from coral.records import Candidate, Failure, Legacy, Outcome
+from coral.records import Candidate, Failure, Legacy, Outcome, key_of, weights_of
 from coral.settings import RunSpec
 from coral.sharing import entrances
 from coral.strategies import objective_value
@@ -53,7 +60,7 @@ def work_of(
     inherits = tuple(_inherited(legacy, state) for legacy in candidate.legacy)
     plan = spec.plan_of(candidate)
     own: dict[str, Any] = {
-        "plan": digest_of(plan),
+        "plan": training_digest(plan),
         "horizon": float(stages[-1].epoch_budget),
         "seed": seed,
         "data": survey.data_digest,
@@ -73,12 +80,16 @@ def work_of(
         ]
         for rung in stages
     ]
+    inference = "" if plan.inference == InferencePlan() else digest_of(plan.inference)
     return Work(
         candidate=candidate,
         plan=plan,
         stages=stages,
         seed=seed,
-        keys=tuple(digest_of({**own, "ladder": rungs[: stage + 1]}) for stage in range(len(rungs))),
+        keys=tuple(
+            key_of(digest_of({**own, "ladder": rungs[: stage + 1]}), inference)
+            for stage in range(len(rungs))
+        ),
         inherits=inherits,
     )
 
@@ -97,7 +108,7 @@ def _inherited(legacy: Legacy, state: EvolutionState) -> Inherited:
     return Inherited(
         trial=legacy.trial,
         stage=legacy.stage,
-        key=outcome.key,
+        key=outcome.weights,
         address=outcome.checkpoint,
         weight=legacy.weight,
     )
@@ -114,7 +125,7 @@ def run(
     shared = entrances(plans, ports.survey, spec.prefix_bytes)
     pending = [
         with_ancestors(job, state, spec, ports.survey)
-        if not all(_holds(ports.checkpoints, item.address) for item in job.inherits)
+        if not all(holds(ports.checkpoints, item.address) for item in job.inherits)
         else job
         for job in (replace(job, entrances=shared) for job in jobs)
     ]
@@ -164,7 +175,7 @@ def longest_first(jobs: Sequence[TrainingJob], survey: Survey) -> list[TrainingJ
     return sorted(jobs, key=lambda job: (-expected_cost(job), job.trial))
 
 
-def _holds(checkpoints: CheckpointStore, address: str) -> bool:
+def holds(checkpoints: CheckpointStore, address: str) -> bool:
     """Return whether a checkpoint is known to be there; a store out of reach knows of none."""
     try:
         return checkpoints.holds(address)
@@ -177,7 +188,7 @@ def _look_again(job: TrainingJob, checkpoints: CheckpointStore) -> None:
     if job.ancestors:
         makers = (job, *job.ancestors)
         for address in {item.address for maker in makers for item in maker.inherits}:
-            _holds(checkpoints, address)
+            holds(checkpoints, address)
 
 
 def with_ancestors(
@@ -192,9 +203,9 @@ def with_ancestors(
     for number in sorted(highest):
         candidate = state.candidate(number)
         work = work_of(candidate, state, spec, survey)
-        makers += [
-            job_of(work, stage, spec) for stage in range(candidate.entry, highest[number] + 1)
-        ]
+        for stage in range(candidate.entry, highest[number] + 1):
+            maker = job_of(work, stage, spec)
+            makers.append(replace(maker, key=weights_of(maker.key)))
     return replace(job, ancestors=tuple(makers))
 
 

@@ -171,6 +171,9 @@ def predict(
         for text, answer in zip(given, answers, strict=True):
             console.print(Text(text, style="bold"), soft_wrap=True)
             for task, shares in answer.items():
+                if shares is None:
+                    console.print(Text(f"  {task}: no answer, not sure enough"))
+                    continue
                 best = sorted(shares.items(), key=lambda item: -item[1])[:3]
                 told = "  ".join(f"{label} {share:.2f}" for label, share in best)
                 console.print(Text(f"  {task}: {told}"))

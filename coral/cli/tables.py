@@ -222,6 +222,8 @@ def origin(row: Facts) -> str:
             told = f"squeezed from {row['inherits'][0]['trial']} to energy {percent(energy)}"
         case {"rank": rank}:
             told = f"squeezed from {row['inherits'][0]['trial']} to rank {rank}"
+    if row["shares"] is not None:
+        return f"{told}, with the weights of trial {row['shares']['trial']}"
     if row["retained_energy"] is not None:
         told += f", kept {percent(row['retained_energy'])}"
     elif row["parents"] and not row["inherits"]:

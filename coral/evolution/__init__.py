@@ -6,6 +6,7 @@ from coral.evolution.fitness import (
     earned_outcome,
     is_fit,
     objective_values,
+    of_different_weights,
     ranked_finishers,
 )
 from coral.evolution.lineage import ancestors, lineage_steps, own_steps
@@ -15,6 +16,7 @@ from coral.evolution.retention import (
     Claim,
     Use,
     claims,
+    held_by,
     spare,
     writes_ahead,
 )
@@ -40,10 +42,12 @@ __all__ = [
     "claims",
     "earned_outcome",
     "exchanges",
+    "held_by",
     "is_fit",
     "lineage_steps",
     "must_select",
     "objective_values",
+    "of_different_weights",
     "own_steps",
     "parents_by",
     "promoted",

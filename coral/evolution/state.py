@@ -12,6 +12,7 @@ from coral.evolution.fitness import (
     earned_outcome,
     is_fit,
     objective_values,
+    of_different_weights,
     ranked_finishers,
 )
 from coral.evolution.toolbox import (
@@ -80,8 +81,8 @@ class EvolutionState:
     trials: finished trials, by number.
     population: numbers of the parents kept, best first; all who may become one until a plugin has
         picked them.
-    finishers: numbers of the best trained trials of the last stage, best first: those that soups
-        are made of.
+    finishers: numbers of the best trained trials of the last stage, of different weights, best
+        first: those that soups are made of.
     champion: number of the best trial so far: highest stage, then primary objective.
     front: numbers of the Pareto front's members, at the highest stage reached.
     worst: reference point of the hypervolume.
@@ -186,10 +187,21 @@ def _finish(state: EvolutionState, verdicts: Sequence[Verdict], spec: RunSpec) -
         outcomes={},
         worst=state.worst or _worst(finished, spec),
         ledger=book(
-            state.ledger, finished, batch_sizes, spec.training_stages, state.train_examples
+            state.ledger,
+            finished,
+            batch_sizes,
+            spec.training_stages,
+            state.train_examples,
+            {trial.number for trial in finished if _is_shared(trial, spec)},
         ),
     )
     return _joined(state, finished, spec)
+
+
+def _is_shared(trial: Trial, spec: RunSpec) -> bool:
+    """Return whether another had trained the weights that a trial began with."""
+    first = next(iter(trial.scored), None)
+    return spec.space.shares_weights and first is not None and not first.cost.optimizer_steps
 
 
 def _derive(state: EvolutionState, derived: tuple[Trial, ...], spec: RunSpec) -> EvolutionState:
@@ -264,7 +276,7 @@ def _is_squeezed(trial: Trial) -> bool:
 def _finishers(state: EvolutionState, new: Sequence[Trial], spec: RunSpec) -> tuple[int, ...]:
     own = [trial for trial in new if trial.candidate.derivation is None]
     known = [state.trials[number] for number in state.finishers]
-    ranked = ranked_finishers([*known, *own], spec)
+    ranked = of_different_weights(ranked_finishers([*known, *own], spec))
     return tuple(trial.number for trial in ranked[: FINISHERS_KEPT * spec.soup.candidates])
 
 

@@ -14,6 +14,7 @@ from coral.errors import PlanError
 from coral.plan.adapter import AdapterPlan
 from coral.plan.curriculum import CurriculumPlan
 from coral.plan.encoding import EncodingPlan
+from coral.plan.inference import InferencePlan
 from coral.plan.inheritance import InheritancePlan
 from coral.plan.loss import LossPlan
 from coral.plan.sampling import SamplingPlan
@@ -22,6 +23,9 @@ from coral.plan.tasks import TasksPlan
 
 _LATER = MappingProxyType({"later": True})
 """Marks a part that joined after digests were stored: at its defaults it is no part of them."""
+
+_UNTRAINED = MappingProxyType({**_LATER, "trained": False})
+"""Marks a part that has no say in what the weights become."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,7 @@ class TrainingPlan:
     inheritance: InheritancePlan = field(default_factory=InheritancePlan, metadata=_LATER)
     sampling: SamplingPlan = field(default_factory=SamplingPlan, metadata=_LATER)
     loss: LossPlan = field(default_factory=LossPlan, metadata=_LATER)
+    inference: InferencePlan = field(default_factory=InferencePlan, metadata=_UNTRAINED)
 
 
 @cache
@@ -128,3 +133,20 @@ _CANONICAL = json.JSONEncoder(
 def digest_of(value: Any) -> str:
     """Return the SHA-256 of a value's canonical JSON, in hexadecimal."""
     return hashlib.sha256(as_canonical_json(value).encode()).hexdigest()
+
+
+@cache
+def _untrained() -> Mapping[str, Any]:
+    """Return the parts that need no training, by name, at their defaults."""
+    parts = (item for item in fields(TrainingPlan) if not item.metadata.get("trained", True))
+    return {item.name: item.default_factory() for item in parts}  # type: ignore[operator]
+
+
+def is_trained(path: str) -> bool:
+    """Return whether the field at a dotted path has a say in what the weights become."""
+    return path.partition(".")[0] not in _untrained()
+
+
+def training_digest(plan: TrainingPlan) -> str:
+    """Return the digest of what a plan trains: equal for plans that share their weights."""
+    return digest_of(replace(plan, **_untrained()))

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from coral.capabilities import genes_of, profile_of, proxies_of
 from coral.errors import ConfigError, Fault, ModelError, PlanError, TaskError
 from coral.fidelity import Stage
-from coral.plan import TrainingPlan, task_shares
+from coral.plan import SELECTIVE_METRICS, TrainingPlan, task_shares
 from coral.ports import Task
 from coral.records import Direction, Objective
 from coral.settings import (
@@ -132,7 +132,9 @@ class _Sections:
             self._check_weights(training, names)
         space = read_search_space(self._reader, training or TrainingPlan(), names, brought)
         evolution = self._evolution(training or TrainingPlan())
-        metrics = None if built is None else _metrics(built)
+        abstains = space is not None and space.abstains
+        more = SELECTIVE_METRICS if abstains else {}
+        metrics = None if built is None else _metrics(built, more)
         prune = read_prune(
             self._reader,
             stages,
@@ -398,13 +400,19 @@ def byte_count(text: str) -> float:
     return float(round(float(count) * 1000.0 ** ("", "K", "M", "G", "T").index(unit)))
 
 
-def _metrics(tasks: Sequence[Task]) -> dict[str, Direction]:
-    """Return every task's metrics, and those shared by all under their own name."""
+def _metrics(tasks: Sequence[Task], more: Mapping[str, Direction]) -> dict[str, Direction]:
+    """Return every task's metrics, and those shared by all under their own name.
+
+    Args:
+        more: what tasks are scored with besides.
+    """
+    of_task = {task.name: {**task.metrics, **more} for task in tasks}
     metrics: dict[str, Direction] = {}
-    for task in tasks:
-        metrics |= {f"{task.name}.{name}": side for name, side in task.metrics.items()}
-    for name in set.intersection(*(set(task.metrics) for task in tasks)):
-        metrics[name] = tasks[0].metrics[name]
+    for task, own in of_task.items():
+        metrics |= {f"{task}.{name}": side for name, side in own.items()}
+    first, *others = of_task.values()
+    for name in set(first).intersection(*others):
+        metrics[name] = first[name]
     return metrics
 
 

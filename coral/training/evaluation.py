@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from coral.capabilities import proxies_of
 from coral.errors import TaskError
+from coral.plan import InferencePlan, least_confidence, score_selective
 from coral.ports import Task
 from coral.records import Interval
 from coral.rng import stream
@@ -19,6 +20,7 @@ from coral.training.data import EvaluationSet, LoadedTask, batched_by_length, to
 from coral.training.encoder import MultiTaskEncoder
 from coral.training.failures import DivergedError
 from coral.training.loop import autocast
+from coral.training.targets import Target
 
 RESAMPLES = 500
 
@@ -61,6 +63,28 @@ def require_finite_predictions(predictions: Mapping[str, Predictions]) -> None:
     """
     if not all(np.isfinite(values).all() for values in predictions.values()):
         raise DivergedError("predictions must be finite; they were not")
+
+
+def answered(
+    plan: InferencePlan, predictions: Mapping[str, Predictions], targets: Mapping[str, Target]
+) -> dict[str, Predictions]:
+    """Return predictions as a plan answers: what ``predict`` returns, if it says nothing else."""
+    return {task: targets[task].answers(plan, values) for task, values in predictions.items()}
+
+
+def needed_confidence(
+    plan: InferencePlan, answers: Mapping[str, Predictions], targets: Mapping[str, Target]
+) -> dict[str, float]:
+    """Return how sure an answer must be to be given, by task that has probabilities.
+
+    Args:
+        answers: to the validation examples.
+    """
+    return {
+        task: least_confidence(plan, targets[task].confidence(values))
+        for task, values in answers.items()
+        if targets[task].has_probabilities
+    }
 
 
 def score_task(task: Task, labels: NDArray[Any], predictions: Predictions) -> dict[str, float]:
@@ -124,9 +148,26 @@ def _of(loaded: LoadedTask) -> str:
     return f"; plugin {loaded.plugin}" if loaded.plugin else ""
 
 
-def with_means(metrics: Mapping[str, float], tasks: Sequence[Task]) -> dict[str, float]:
-    """Add, for each metric that all tasks have, its mean over tasks under its own name."""
-    return {**metrics, **means_of(metrics, {task.name: task.metrics for task in tasks})}
+def score_given(
+    target: Target, labels: NDArray[Any], answers: Predictions, needed: float
+) -> dict[str, float]:
+    """Return each of ``SELECTIVE_METRICS``.
+
+    Args:
+        needed: how sure an answer must be to be given.
+    """
+    return score_selective(target.hits(labels, answers), target.confidence(answers), needed)
+
+
+def with_means(
+    metrics: Mapping[str, float], tasks: Sequence[Task], more: Iterable[str] = ()
+) -> dict[str, float]:
+    """Add, for each metric that all tasks have, its mean over tasks under its own name.
+
+    Args:
+        more: metrics that all tasks have besides their own.
+    """
+    return {**metrics, **means_of(metrics, {task.name: (*task.metrics, *more) for task in tasks})}
 
 
 def means_of(metrics: Mapping[str, float], names: Mapping[str, Iterable[str]]) -> dict[str, float]:

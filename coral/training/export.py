@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from coral.errors import CheckpointError, ModelError
+from coral.plan import InferencePlan
 from coral.ports import Examples
 from coral.training.base import BaseModel, load_base
 from coral.training.data import build_evaluation_set
 from coral.training.encoder import MultiTaskEncoder, require_coverage
-from coral.training.evaluation import predict
+from coral.training.evaluation import answered, predict
 from coral.training.targets import Target
 
 ADAPTER = "adapter_model.safetensors"
@@ -149,8 +150,13 @@ class Predictor:
         except (CheckpointError, RuntimeError) as error:
             raise ModelError(f"{folder} does not fit its base model: {error}") from error
 
-    def predict(self, texts: Sequence[str | tuple[str, str]]) -> list[dict[str, dict[str, float]]]:
+    def predict(
+        self, texts: Sequence[str | tuple[str, str]]
+    ) -> list[dict[str, dict[str, float] | None]]:
         """Return, for each text, task name to label name to prediction.
+
+        None in the place of the labels says that the adapter gives no answer: it is less sure than
+        its genome asks for.
 
         Args:
             texts: for tasks on two texts tuples, or strings in which a tab divides the two.
@@ -173,12 +179,22 @@ class Predictor:
         examples = build_evaluation_set(
             dict.fromkeys(tasks, unlabelled), self._base.tokenizer, sequence_len
         )
-        predictions = predict(self._encoder, examples)
+        targets = self._encoder.targets
+        # Cards from before there was inference to search have none.
+        inference = InferencePlan(**self.card["plan"].get("inference", {}))
+        answers = answered(inference, predict(self._encoder, examples), targets)
+        given = {
+            name: targets[name].confidence(answers[name]) >= facts["needed_confidence"]
+            for name, facts in tasks.items()
+            if "needed_confidence" in facts
+        }
         return [
             {
                 name: dict(
-                    zip(facts["labels"], np.round(predictions[name][i], 6).tolist(), strict=True)
+                    zip(facts["labels"], np.round(answers[name][i], 6).tolist(), strict=True)
                 )
+                if name not in given or given[name][i]
+                else None
                 for name, facts in tasks.items()
             }
             for i in range(len(texts))

@@ -11,7 +11,7 @@ import torch
 from coral.errors import CheckpointError
 from coral.fidelity import ladder_steps
 from coral.flops import step_cost
-from coral.plan import TrainingPlan, digest_of
+from coral.plan import TrainingPlan, training_digest
 from coral.ports import CheckpointStore, Inherited, Progress, Strategies, TrainingJob
 from coral.records import Inheritance
 from coral.rng import stream
@@ -186,7 +186,7 @@ class JobRunner:
         try:
             found = self._read(job.resume_from)
             position = found.position
-            if position.plan != digest_of(job.plan):
+            if position.plan != training_digest(job.plan):
                 raise CheckpointError("the checkpoint is of another plan")
             if position.stage > job.stage or position.step != ends[position.stage + 1]:
                 raise CheckpointError("the checkpoint stands at no stage on the way")
@@ -228,7 +228,7 @@ class JobRunner:
             return transfer.inherit(fresh, parents[0])
         plan = job.plan.inheritance
         keys = [item.key for item in job.inherits]
-        rng = stream(job.seed, "layers", digest_of(job.plan), *keys)
+        rng = stream(job.seed, "layers", training_digest(job.plan), *keys)
         crossed = transfer.cross(
             fresh,
             *parents,
@@ -257,7 +257,7 @@ class JobRunner:
         line = [source.position for source in sources[: made.parents if made else 0]]
         stage = job.stage if job.derivation else job.entry - 1
         return Position(
-            plan=digest_of(job.plan),
+            plan=training_digest(job.plan),
             model=self._base.digest,
             heads=self._outputs,
             scaling=job.plan.adapter.scaling,

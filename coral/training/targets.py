@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coral.plan import InferencePlan, confidence, decided
 from coral.ports import Problem, TaskData
 
 
@@ -92,4 +93,28 @@ class Target:
             case "regression":
                 exact = exact * exact.new_tensor(self.spread) + exact.new_tensor(self.center)
         found: NDArray[np.float64] = exact.cpu().numpy()
+        return found
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether predictions are probabilities, so that they can be more sure or less."""
+        return self.problem != "regression"
+
+    def answers(self, plan: InferencePlan, predictions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return predictions as a plan answers."""
+        if not self.has_probabilities:
+            return predictions
+        return decided(plan, predictions, exclusive=self.problem == "single_label")
+
+    def confidence(self, answers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how sure each answer is, ``(n,)``."""
+        return confidence(answers, exclusive=self.problem == "single_label")
+
+    def hits(self, labels: NDArray[Any], answers: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return which answers are right, ``(n,)``: of several labels, with all of them."""
+        found: NDArray[np.bool_]
+        if self.problem == "single_label":
+            found = answers.argmax(axis=1) == labels
+        else:
+            found = ((answers >= 0.5) == (labels == 1)).all(axis=1)
         return found

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from coral.capabilities import proxies_of
 from coral.fidelity import gradient_norm, loss_slope
-from coral.plan import TrainingPlan
+from coral.plan import SELECTIVE_METRICS, InferencePlan, TrainingPlan
 from coral.ports import (
     CheckpointStore,
     Progress,
@@ -27,7 +27,7 @@ from coral.ports import (
     TaskSurvey,
     TrainingJob,
 )
-from coral.records import Cost, Curve, Outcome, TestScore
+from coral.records import Cost, Curve, Direction, Outcome, TestScore
 from coral.strategies import OWN
 from coral.training import export
 from coral.training.base import BaseModel
@@ -42,15 +42,19 @@ from coral.training.data import (
     data_digest,
     evaluation_part,
 )
+from coral.training.encoder import MultiTaskEncoder
 from coral.training.evaluation import (
     Predictions,
+    answered,
     bootstrap,
     interval,
     means_of,
     named,
+    needed_confidence,
     predict,
     require_finite,
     require_finite_predictions,
+    score_given,
     score_proxies,
     score_task,
     with_means,
@@ -79,13 +83,17 @@ class LoraTrainer:
         slots: int | None = 1,
         remembered: Path | None = None,
         strategies: Strategies = OWN,
+        *,
+        abstains: bool = False,
     ) -> None:
         """Args:
         prefixes: of the base, to share what lies below adapters; None to compute it each time.
         slots: most jobs that train side by side; None for what a short trial finds best.
         remembered: folder in which processes keep what such trials found.
         strategies: Coral's own, and those of plugins that plans may name.
+        abstains: plans may leave examples without an answer, so all are scored for it.
         """
+        self._abstains = abstains
         self._fixed_slots = slots
         self._remembered = remembered
         self._base = base
@@ -124,7 +132,7 @@ class LoraTrainer:
             tasks=tuple(
                 TaskSurvey(
                     name=name,
-                    metrics=dict(loaded.task.metrics),
+                    metrics={**loaded.task.metrics, **self._selective(name)},
                     primary_metric=loaded.task.primary_metric,
                     label_names=loaded.data.label_names,
                     train_examples=len(loaded.data.train),
@@ -226,10 +234,11 @@ class LoraTrainer:
     ) -> Outcome:
         try:
             require_finite_predictions(predicted)
+            inference = member.job.plan.inference
             return self._outcome(
                 member.job,
                 member.log,
-                metrics=self._measured(predicted, examples.labels, member.job.stage),
+                metrics=self._measured(member.job, predicted, examples.labels),
                 position=member.course.position,
                 last=member.last.log if member.last else StageLog(),
                 parameters=member.parameters,
@@ -243,13 +252,15 @@ class LoraTrainer:
         """Score trained jobs on the test split, each against the last one, the reference."""
         tasks = [loaded.task for loaded in self._tasks.values()]
         labels = {name: loaded.data.test.labels for name, loaded in self._tasks.items()}
-        predictions = []
+        answers, metrics = [], []
         for job in finalists:
             with self._runner.trained(job, JobLog()) as trained:
                 examples = self._split("test", job.plan.encoding.sequence_len)
-                predictions.append(predict(trained.encoder, examples))
-        draws = bootstrap(tasks, labels, predictions, seed)
-        metrics = [self._metrics(prediction, labels) for prediction in predictions]
+                predicted = predict(trained.encoder, examples)
+                answers.append(answered(job.plan.inference, predicted, self._targets))
+                needed = self._needed(job.plan, trained.encoder)
+            metrics.append(self._metrics(answers[-1], labels, needed))
+        draws = bootstrap(tasks, labels, answers, seed)
         return tuple(
             TestScore(
                 trial=job.trial,
@@ -266,7 +277,15 @@ class LoraTrainer:
     def export(self, finalist: TrainingJob, folder: Path, card: Mapping[str, Any]) -> None:
         """Write the trained adapter, its heads, the tokenizer and ``card`` into ``folder``."""
         with self._runner.trained(finalist, JobLog()) as trained:
-            export.write(folder, trained.encoder, self._base, card)
+            needed = self._needed(finalist.plan, trained.encoder)
+            tasks = {
+                name: {**facts, "needed_confidence": needed[name]}
+                for name, facts in card["tasks"].items()
+                if name in needed
+            }
+            export.write(
+                folder, trained.encoder, self._base, {**card, "tasks": {**card["tasks"], **tasks}}
+            )
 
     def _train_alone(self, job: TrainingJob, log: JobLog) -> Outcome:
         """Train one job and evaluate it."""
@@ -275,9 +294,8 @@ class LoraTrainer:
                 started = time.perf_counter()
                 share = job.stages[job.stage].evaluation_percentage
                 examples = self._split("validation", job.plan.encoding.sequence_len, share)
-                metrics = self._measured(
-                    predict(trained.encoder, examples), examples.labels, job.stage
-                )
+                predicted = predict(trained.encoder, examples)
+                metrics = self._measured(job, predicted, examples.labels)
                 return self._outcome(
                     job,
                     log,
@@ -340,36 +358,68 @@ class LoraTrainer:
 
     def _measured(
         self,
+        job: TrainingJob,
         predictions: Mapping[str, Predictions],
         labels: Mapping[str, NDArray[Any]],
-        stage: int,
     ) -> dict[str, float]:
-        """Return the metrics on the validation split, and the tasks' proxies for the stage.
+        """Return the metrics of what a plan answers to validation examples, and the proxies.
+
+        These examples also say how sure an answer must be to be given.
 
         Raises:
             TaskError: a plugin raised, or a value is not finite.
         """
-        metrics = self._metrics(predictions, labels)
+        inference = job.plan.inference
+        answers = answered(inference, predictions, self._targets)
+        needed = needed_confidence(inference, answers, self._targets)
+        metrics = self._metrics(answers, labels, needed)
         proxies: dict[str, float] = {}
         for name, loaded in self._tasks.items():
             own = {m: value for m, value in metrics.items() if m.startswith(f"{name}.")}
             require_finite(loaded, "score()", own)
-            proxies |= score_proxies(loaded, labels[name], predictions[name], stage)
+            proxies |= score_proxies(loaded, labels[name], answers[name], job.stage)
         names = {
-            name: [p for p, proxy in proxies_of(loaded.task).items() if proxy.stage == stage]
+            name: [p for p, proxy in proxies_of(loaded.task).items() if proxy.stage == job.stage]
             for name, loaded in self._tasks.items()
         }
         return {**metrics, **proxies, **means_of(proxies, names)}
+    ) -> dict[str, float]:
+        """Score what a plan answers to validation examples, which also say how many it gives."""
+        answers = answered(inference, predictions, self._targets)
+        needed = needed_confidence(inference, answers, self._targets)
+        return self._metrics(answers, labels, needed)
+
+    def _needed(self, plan: TrainingPlan, encoder: MultiTaskEncoder) -> dict[str, float]:
+        """Return by task how sure an answer must be; nothing if the plan always answers."""
+        if not plan.inference.abstention:
+            return {}
+        examples = self._split("validation", plan.encoding.sequence_len)
+        answers = answered(plan.inference, predict(encoder, examples), self._targets)
+        return needed_confidence(plan.inference, answers, self._targets)
+
+    def _selective(self, task: str) -> Mapping[str, Direction]:
+        """Return what a task has besides its own metrics."""
+        able = self._abstains and self._targets[task].has_probabilities
+        return SELECTIVE_METRICS if able else {}
 
     def _metrics(
-        self, predictions: Mapping[str, Predictions], labels: Mapping[str, NDArray[Any]]
+        self,
+        answers: Mapping[str, Predictions],
+        labels: Mapping[str, NDArray[Any]],
+        needed: Mapping[str, float],
     ) -> dict[str, float]:
-        """Score predictions; what a plugin raises becomes a ``TaskError`` with its traceback."""
+        """Score answers; what a plugin raises becomes a ``TaskError`` with its traceback."""
         metrics: dict[str, float] = {}
         for name, loaded in self._tasks.items():
             with named(loaded, "score()"):
-                metrics |= score_task(loaded.task, labels[name], predictions[name])
-        return with_means(metrics, [loaded.task for loaded in self._tasks.values()])
+                metrics |= score_task(loaded.task, labels[name], answers[name])
+            if self._selective(name):
+                given = score_given(
+                    self._targets[name], labels[name], answers[name], needed.get(name, 0.0)
+                )
+                metrics |= {f"{name}.{metric}": value for metric, value in given.items()}
+        more = set(SELECTIVE_METRICS) if all(map(self._selective, self._tasks)) else set()
+        return with_means(metrics, [loaded.task for loaded in self._tasks.values()], more)
 
     def _train_set(self, plan: TrainingPlan, seed: int) -> TrainSet:
         key = (plan.encoding.sequence_len, seed)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from coral.capabilities import proxies_of
 from coral.fidelity import gradient_norm, loss_slope
-from coral.plan import SELECTIVE_METRICS, InferencePlan, TrainingPlan
+from coral.plan import SELECTIVE_METRICS, TrainingPlan
 from coral.ports import (
     CheckpointStore,
     Progress,
@@ -383,11 +383,6 @@ class LoraTrainer:
             for name, loaded in self._tasks.items()
         }
         return {**metrics, **proxies, **means_of(proxies, names)}
-    ) -> dict[str, float]:
-        """Score what a plan answers to validation examples, which also say how many it gives."""
-        answers = answered(inference, predictions, self._targets)
-        needed = needed_confidence(inference, answers, self._targets)
-        return self._metrics(answers, labels, needed)
 
     def _needed(self, plan: TrainingPlan, encoder: MultiTaskEncoder) -> dict[str, float]:
         """Return by task how sure an answer must be; nothing if the plan always answers."""

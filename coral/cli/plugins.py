@@ -19,6 +19,8 @@ plugins_app = typer.Typer(help="List plugins; write and check one.")
 def list_plugins(context: typer.Context, *, plugins: Plugins = None, json: Json = False) -> None:
     """List plugins: where they come from, what they provide, and which are broken."""
     if context.invoked_subcommand is not None:
+        if plugins or json:
+            raise typer.BadParameter("write options behind the command they are for")
         return
     with reported():
         from coral.reporting import as_json

@@ -217,6 +217,11 @@ class TestList:
         assert listed["docstrings"]["clashes"] == []
 
 
+def test_options_before_a_command_are_not_swallowed() -> None:
+    told = invoke("plugins", "--json", "check", "docstrings", code=2)
+    assert "write options behind the command" in told
+
+
 class TestBadPlugins:
     """A bad plugin is one message that names it; the others work on."""
 

@@ -234,7 +234,6 @@ class LoraTrainer:
     ) -> Outcome:
         try:
             require_finite_predictions(predicted)
-            inference = member.job.plan.inference
             return self._outcome(
                 member.job,
                 member.log,

@@ -196,6 +196,16 @@ def _closing(rest: str, messages: Sequence[Message], render: Render) -> int:
     return len(common.rstrip() or common)
 
 
+def turn_ends(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Rendered]) -> frozenset[int]:
+    """Return the special tokens with which examples' last answers end."""
+    ends = set()
+    for example in examples:
+        start, end = example.trained[-1]
+        last = tokenizer(example.text[start:end].rstrip(), add_special_tokens=False)["input_ids"]
+        ends |= set(last[-1:]) & set(tokenizer.get_added_vocab().values())
+    return frozenset(ends)
+
+
 def tokenize_rendered(
     tokenizer: PreTrainedTokenizerBase, examples: Sequence[Rendered], sequence_len: int
 ) -> TokenizedTexts:

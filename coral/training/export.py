@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, TaskType
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -38,7 +39,10 @@ def write(
     """
     folder.mkdir(parents=True, exist_ok=True)
     encoder.adapter.peft_config["default"].base_model_name_or_path = str(card["base_model"])
-    encoder.adapter.save_pretrained(str(folder), save_embedding_layers=False)
+    if base.language is None:
+        encoder.adapter.save_pretrained(str(folder), save_embedding_layers=False)
+    else:
+        _save_for_language_model(encoder.adapter, base.language.prefix, folder)
     save_file(
         {k: v.detach().cpu().contiguous() for k, v in encoder.heads.state_dict().items()},
         folder / HEADS,
@@ -46,6 +50,29 @@ def write(
     base.tokenizer.save_pretrained(str(folder))
     (folder / FACTS).write_text(json.dumps(card, indent=2, sort_keys=True) + "\n")
     (folder / "README.md").write_text(_model_card(card))
+
+
+def _save_for_language_model(adapter: PeftModel, prefix: str, folder: Path) -> None:
+    """Write an adapter of a decoder as one of the language model that holds it.
+
+    Args:
+        prefix: dotted name of the decoder in it.
+    """
+    tensors = get_peft_model_state_dict(adapter, save_embedding_layers=False)
+    start = "base_model.model."
+    named = {
+        f"{start}{prefix}.{name.removeprefix(start)}": tensor.detach().cpu().contiguous()
+        for name, tensor in tensors.items()
+    }
+    config = copy.deepcopy(adapter.peft_config["default"])
+    assert isinstance(config, LoraConfig)
+    config.task_type = TaskType.CAUSAL_LM
+    config.inference_mode = True
+    config.target_modules = {f"{prefix}.{name}" for name in config.target_modules or ()}
+    config.rank_pattern = {f"{prefix}.{name}": r for name, r in config.rank_pattern.items()}
+    config.alpha_pattern = {f"{prefix}.{name}": a for name, a in config.alpha_pattern.items()}
+    save_file(named, folder / ADAPTER, metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
 
 
 def _model_card(card: Mapping[str, Any]) -> str:

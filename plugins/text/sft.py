@@ -14,7 +14,7 @@ from coral.ports import CausalSettings, DataContext, Examples, TaskData
 from coral.tasks import GENERATION_METRICS, LANGUAGE_METRICS, score_language
 
 from .columns import texts_in
-from .conversing import COMPLETION, conversations_in, instructions_in, messages_column
+from .conversing import COMPLETION, PROMPT_FORMATS, conversations_in, instructions_in, messages_column
 from .reading import Rows, read
 from .splitting import Shares, split
 
@@ -120,6 +120,7 @@ class FineTuning:
                 chat_template=self.chat_template,
                 generate_examples=self.generate_examples,
                 max_new_tokens=self.max_new_tokens,
+                prompt_format=PROMPT_FORMATS.get(self.format),
             ),
         )
 

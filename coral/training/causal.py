@@ -1,7 +1,7 @@
 """Causal language models: their decoder is the base, their output embedding a frozen head.
 
-Layers, adapters, prefixes and checkpoints know the decoder alone, as if it had been loaded without its
-head. The head turns hidden states into logits just where tokens are scored.
+Layers, adapters, prefixes and checkpoints know the decoder alone, as if it had been loaded without
+its head. The head turns hidden states into logits just where tokens are scored.
 """
 
 from __future__ import annotations

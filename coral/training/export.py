@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from peft import LoraConfig, PeftModel, TaskType
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError
@@ -24,6 +23,7 @@ from coral.training.data import build_evaluation_set
 from coral.training.encoder import MultiTaskEncoder, require_coverage
 from coral.training.evaluation import predict
 from coral.training.generation import generate
+from coral.training.targets import Target
 
 ADAPTER = "adapter_model.safetensors"
 HEADS = "heads.safetensors"
@@ -146,7 +146,7 @@ class Predictor:
         """
         try:
             self.card: dict[str, Any] = json.loads((folder / FACTS).read_text())
-            heads = load_file(folder / HEADS)
+            trained = load_file(folder / HEADS)
             tensors = list(load_file(folder / ADAPTER))
         except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(
@@ -170,47 +170,65 @@ class Predictor:
                 "\nBring back the base model that it was trained on."
             )
         language = self._base.language
-        model = language.model if language else self._base.model
-        adapter = PeftModel.from_pretrained(model, str(folder))
+        whole = language.model if language else self._base.model
+        adapter = PeftModel.from_pretrained(whole, str(folder))
+        targets = {n: Target.from_facts(facts) for n, facts in self.card["tasks"].items()}
         modules = nn.ModuleDict(
             {
-                name: nn.Linear(self._base.hidden_size, len(facts["labels"]))
-                for name, facts in self.card["tasks"].items()
+                name: nn.Linear(self._base.hidden_size, target.outputs)
+                for name, target in targets.items()
                 if name not in self._answers
             }
         )
         pooling = self.card["plan"]["encoding"]["pooling"]
-        heads_there = modules.to(self._base.device)
+        heads = modules.to(self._base.device)
         adapted = self._base.model if language else adapter
-        self._encoder = MultiTaskEncoder(self._base, adapted, heads_there, pooling).eval()
+        self._encoder = MultiTaskEncoder(self._base, adapted, heads, targets, pooling).eval()
         try:
             require_coverage(
                 get_peft_model_state_dict(adapter, save_embedding_layers=False), tensors
             )
-            require_coverage(modules.state_dict(), heads)
-            modules.load_state_dict(heads)
+            require_coverage(modules.state_dict(), trained)
+            modules.load_state_dict(trained)
         except (CheckpointError, RuntimeError) as error:
             raise ModelError(f"{folder} does not fit its base model: {error}") from error
 
-    def predict(self, texts: Sequence[str]) -> list[dict[str, dict[str, float] | str]]:
-        """Return, for each text, task name to label name to probability, or to a written answer."""
+    def predict(
+        self, texts: Sequence[str | tuple[str, str]]
+    ) -> list[dict[str, dict[str, float] | str]]:
+        """Return, for each text, task name to label name to prediction, or to a written answer.
+
+        Args:
+            texts: for tasks on two texts tuples, or strings in which a tab divides the two.
+
+        Raises:
+            ModelError: there is one text where a task compares two, or two where it reads one.
+        """
         if not texts:
             return []
         tasks = self.card["tasks"]
         labelled = [name for name in tasks if name not in self._answers]
         sequence_len = self.card["plan"]["encoding"]["sequence_len"]
-        unlabelled = Examples(texts=tuple(texts), labels=np.zeros(len(texts), dtype=np.int64))
+        count = max(facts.get("texts", 1) for facts in tasks.values())
+        contents = [_content(text, count) for text in texts]
+        firsts, *seconds = zip(*contents, strict=True)
+        unlabelled = Examples(
+            texts=firsts,
+            labels=np.zeros(len(contents), dtype=np.int64),
+            pairs=seconds[0] if seconds else (),
+        )
         examples = build_evaluation_set(
             dict.fromkeys(labelled, unlabelled), self._base.tokenizer, sequence_len
         )
-        found = predict(self._encoder, examples)
-        shares = {name: np.round(found[name], 6).tolist() for name in labelled}
-        written = {name: self._write(name, settings, texts) for name, settings in self._answers.items()}
+        predictions = predict(self._encoder, examples)
+        written = {n: self._write(n, own, firsts) for n, own in self._answers.items()}
         return [
             {
                 name: written[name][i]
                 if name in written
-                else dict(zip(facts["labels"], shares[name][i], strict=True))
+                else dict(
+                    zip(facts["labels"], np.round(predictions[name][i], 6).tolist(), strict=True)
+                )
                 for name, facts in tasks.items()
             }
             for i in range(len(texts))
@@ -230,3 +248,15 @@ class Predictor:
                 ends=turn_ends(tokenizer, asked),
                 most_tokens=self._base.max_tokens,
             )
+
+
+def _content(text: str | tuple[str, str], count: int) -> tuple[str, ...]:
+    """Return the one text or the two that a task reads."""
+    content = tuple(text.split("\t") if count == 2 else [text]) if isinstance(text, str) else text
+    if len(content) != count:
+        needed = {1: "one text", 2: "two texts, in a line divided by a tab"}[count]
+        raise ModelError(
+            f"the adapter labels {needed}, got {' and '.join(map(repr, content))}.\n"
+            "Correct what is to be labelled."
+        )
+    return content

@@ -14,7 +14,13 @@ from coral.ports import CausalSettings, DataContext, Examples, TaskData
 from coral.tasks import GENERATION_METRICS, LANGUAGE_METRICS, score_language
 
 from .columns import texts_in
-from .conversing import COMPLETION, PROMPT_FORMATS, conversations_in, instructions_in, messages_column
+from .conversing import (
+    COMPLETION,
+    PROMPT_FORMATS,
+    conversations_in,
+    instructions_in,
+    messages_column,
+)
 from .reading import Rows, read
 from .splitting import Shares, split
 
@@ -108,12 +114,13 @@ class FineTuning:
                 test=0.0 if "test" in parts else self.test_share,
             )
             made = split(self.name, train.texts, train.labels, None, shares, self.split_seed)
-            parts |= {part: _taken(train, rows) for part, rows in made.items()}
+            parts |= {part: train.take(rows) for part, rows in made.items()}
         return TaskData(
             train=parts["train"],
             validation=parts["validation"],
             test=parts["test"],
             label_names=(),
+            problem="causal_lm",
             causal=CausalSettings(
                 train_on_inputs=self.train_on_inputs,
                 sample_packing=self.sample_packing,
@@ -123,18 +130,6 @@ class FineTuning:
                 prompt_format=PROMPT_FORMATS.get(self.format),
             ),
         )
-
-    @classmethod
-    def suggest(cls, data: str, context: DataContext) -> dict[str, str]:
-        """Return options for some data, its format among them.
-
-        Raises:
-            TaskError: it can't be read, or holds neither conversations nor instructions.
-        """
-        columns = list(read(data, data, None, None, context.cache_dir)["train"])
-        if {"instruction", "output"} <= set(columns):
-            return {"path": data, "format": "alpaca"}
-        return {"path": data, "format": "chat", "messages": messages_column(data, columns)}
 
     def score(
         self, labels: NDArray[np.int64], predictions: NDArray[np.float64]
@@ -165,11 +160,3 @@ class FineTuning:
         prompts, answers = instructions_in(self.name, rows)
         told = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
         return told, {"prompt": prompts, "answer": answers}
-
-
-def _taken(examples: Examples, rows: NDArray[np.int64]) -> Examples:
-    return Examples(
-        texts=tuple(examples.texts[i] for i in rows),
-        labels=examples.labels[rows],
-        inputs={name: [values[i] for i in rows] for name, values in examples.inputs.items()},
-    )

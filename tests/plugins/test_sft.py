@@ -72,7 +72,9 @@ def test_instructions_become_alpaca_s_prompts(load: Load) -> None:
         for i in range(20)
     ]
     data = load(rows, format="alpaca", generate_examples=2)
-    for prompt, answer in zip(data.train.inputs["prompt"], data.train.inputs["answer"], strict=True):
+    for prompt, answer in zip(
+        data.train.inputs["prompt"], data.train.inputs["answer"], strict=True
+    ):
         assert prompt.endswith("### Response:\n")
         assert ("### Input:\nplease" in prompt) == (int(answer) % 2 == 0)
         assert f"Add 1 to {int(answer) - 1}." in prompt

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from coral.plan import digest_of
 from coral.ports import CausalSettings, DataContext, Examples, Inherited, TaskData, TrainingJob
 from coral.tasks import GENERATION_METRICS, LANGUAGE_METRICS, score_language
 from coral.training.base import BaseModel, load_base
@@ -42,6 +40,7 @@ class Capitals:
             validation=_examples(12, 1),
             test=_examples(12, 2),
             label_names=(),
+            problem="causal_lm",
             causal=self.settings,
         )
 
@@ -180,7 +179,7 @@ def test_answers_beyond_the_cut_are_never_drawn(build: BuildTrainer) -> None:
     assert len(train_set.index) == len(lengths)
     assert not train_set.index.usable[unusable].any()
     [note] = outcome_of(trainer, wanted).notes
-    assert note.startswith(f"assist: {len(unusable)} of the examples")
+    assert note.startswith(f"assist: {len(unusable)} examples have")
 
 
 def test_answers_that_are_all_cut_off_are_a_failure_with_a_remedy(build: BuildTrainer) -> None:

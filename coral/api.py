@@ -178,11 +178,15 @@ def lineage(run: str | Path, trial: int | str | None = None) -> dict[str, Any]:
 
 def predict(
     run: str | Path, texts: Sequence[str | tuple[str, str]]
-) -> list[dict[str, dict[str, float]]]:
-    """Label texts, or pairs of them, with a run's champion or any folder that Coral handed over.
+) -> list[dict[str, dict[str, float] | str]]:
+    """Label or answer texts with a run's champion or any folder that Coral handed over.
+
+    Args:
+        texts: or pairs of them, for tasks that compare two.
 
     Returns:
-        For each text, task name to label name to probability, or to the predicted number.
+        For each text, task name to label name to probability, or to the predicted number; or, of a
+        task whose answers are written, to the answer.
 
     Raises:
         RunError: there is no adapter, as in a simulated run.

@@ -127,6 +127,8 @@ def _asked(data: TaskData) -> str:
             return f"any of {count} labels"
         case "regression":
             return "a number" if count == 1 else f"{count} numbers"
+        case "causal_lm":
+            return "answers to write"
 
 
 def _usual_tokens(data: TaskData) -> int:

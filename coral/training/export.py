@@ -54,10 +54,11 @@ def write(
     (folder / "README.md").write_text(_model_card(card))
 
 
-def _save_for_language_model(adapter: PeftModel, prefix: str, folder: Path) -> None:
+def _save_for_language_model(adapter: Any, prefix: str, folder: Path) -> None:
     """Write an adapter of a decoder as one of the language model that holds it.
 
     Args:
+        adapter: a ``PeftModel``.
         prefix: dotted name of the decoder in it.
     """
     tensors = get_peft_model_state_dict(adapter, save_embedding_layers=False)
@@ -70,9 +71,12 @@ def _save_for_language_model(adapter: PeftModel, prefix: str, folder: Path) -> N
     assert isinstance(config, LoraConfig)
     config.task_type = TaskType.CAUSAL_LM
     config.inference_mode = True
-    config.target_modules = {f"{prefix}.{name}" for name in config.target_modules or ()}
-    config.rank_pattern = {f"{prefix}.{name}": r for name, r in config.rank_pattern.items()}
-    config.alpha_pattern = {f"{prefix}.{name}": a for name, a in config.alpha_pattern.items()}
+    # By full names: what PEFT shortens them to may match more in the whole model.
+    modules = {name.partition(".lora_A.")[0] for name in named if ".lora_A." in name}
+    config.target_modules = sorted(name.removeprefix(start) for name in modules)
+    for pattern in ("rank_pattern", "alpha_pattern"):
+        own = getattr(config, pattern) or {}
+        setattr(config, pattern, {f"{prefix}.{name}": value for name, value in own.items()})
     save_file(named, folder / ADAPTER, metadata={"format": "pt"})
     config.save_pretrained(str(folder))
 
@@ -84,8 +88,10 @@ def _model_card(card: Mapping[str, Any]) -> str:
         for metric, value in validation.items()
     )
     tasks = "\n".join(
-        f"- `{name}`: {', '.join(facts['labels'])}" for name, facts in card["tasks"].items()
+        f"- `{name}`: {', '.join(facts['labels']) or 'written answers'}"
+        for name, facts in card["tasks"].items()
     )
+    answered = [name for name, facts in card["tasks"].items() if facts.get("causal")]
     genome = "\n".join(f"| `{path}` | {value} |" for path, value in card["genome"].items())
     return f"""---
 library_name: peft
@@ -116,9 +122,12 @@ Adapter parameters: {card["trainable_parameters"]:,}. Optimizer steps: {card["cu
 
 ## Use
 
-```python
+{_use_of_language_model() if answered else _use_of_encoder(card)}"""
+
+
+def _use_of_encoder(card: Mapping[str, Any]) -> str:
+    return f"""```python
 from peft import PeftModel
-from peft.utils import get_peft_model_state_dict
 from transformers import AutoModel
 
 encoder = PeftModel.from_pretrained(AutoModel.from_pretrained(BASE_MODEL_FOLDER), THIS_FOLDER)
@@ -126,6 +135,19 @@ encoder = PeftModel.from_pretrained(AutoModel.from_pretrained(BASE_MODEL_FOLDER)
 
 `{HEADS}` holds one linear head a task, on {card["plan"]["encoding"]["pooling"]}-pooled vectors;
 `coral predict` applies them.
+"""
+
+
+def _use_of_language_model() -> str:
+    return """```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained(BASE_MODEL_FOLDER)
+model = PeftModel.from_pretrained(base, THIS_FOLDER)
+```
+
+`coral predict` writes a prompt as the model was trained to see it, and generates the answer.
 """
 
 

@@ -178,12 +178,16 @@ def lineage(run: str | Path, trial: int | str | None = None) -> dict[str, Any]:
 
 def predict(
     run: str | Path, texts: Sequence[str | tuple[str, str]]
-) -> list[dict[str, dict[str, float] | None]]:
-    """Label texts, or pairs of them, with a run's champion or any folder that Coral handed over.
+) -> list[dict[str, dict[str, float] | str | None]]:
+    """Label or answer texts with a run's champion or any folder that Coral handed over.
+
+    Args:
+        texts: or pairs of them, for tasks that compare two.
 
     Returns:
-        For each text, task name to label name to probability, or to the predicted number; None in
-        the place of the labels where the adapter abstains.
+        For each text, task name to label name to probability, or to the predicted number; of a task
+        whose answers are written, to the answer. None in the place of the labels where the adapter
+        abstains.
 
     Raises:
         RunError: there is no adapter, as in a simulated run.

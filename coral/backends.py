@@ -156,11 +156,12 @@ def build_trainer(
     """
     import torch
 
-    from coral.training.base import load_base
+    from coral.training.base import hush, load_base
     from coral.training.data import LoadedTask
     from coral.training.prefix import Prefixes
     from coral.training.trainer import LoraTrainer
 
+    hush()  # before tasks bring libraries that make bars
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     cache = CachePaths(payload["cache_root"])
     registry: Registry = discover([Path(folder) for folder in payload["plugin_folders"]])
@@ -176,7 +177,13 @@ def build_trainer(
             domains=calls.domains(data.train),
         )
     base = load_base(
-        payload["base_model"], device=device, trust_remote_code=payload["trust_remote_code"]
+        payload["base_model"],
+        device=device,
+        trust_remote_code=payload["trust_remote_code"],
+        causal=any(loaded.data.causal is not None for loaded in tasks.values()),
+        precision=payload["precision"],
+        gradient_checkpointing=payload["gradient_checkpointing"],
+        load_in_4bit=payload["load_in_4bit"],
     )
     prefixes = None
     if payload["share_prefixes"]:
@@ -208,6 +215,9 @@ def trainer_payload(spec: RunSpec, folders: Sequence[Path], fresh: str = "") -> 
         "cache_root": cache_location(spec.cache).root,
         "checkpoints": checkpoints_at(spec, fresh),
         "trust_remote_code": spec.execution.trust_remote_code,
+        "precision": spec.execution.precision,
+        "gradient_checkpointing": spec.execution.gradient_checkpointing,
+        "load_in_4bit": spec.execution.load_in_4bit,
         "share_prefixes": spec.execution.share_prefixes,
         "prefix_bytes": spec.prefix_bytes,
         "slots": spec.execution.slots,

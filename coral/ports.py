@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from coral.errors import TaskError
 from coral.fidelity.stages import Stage
 from coral.plan import (
     CURRICULA,
@@ -23,8 +24,8 @@ from coral.plan import (
 )
 from coral.records import Cost, Derivation, Direction, Event, GeneValue, Outcome, TestScore
 
-Problem = Literal["single_label", "multi_label", "regression"]
-"""What a task asks for: one class of several, any number of labels, or numbers."""
+Problem = Literal["single_label", "multi_label", "regression", "causal_lm"]
+"""What a task asks for: one class of several, any number of labels, numbers, or written answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Examples:
     Attributes:
         texts: one string an example.
         labels: by the task's problem ``(n,)`` int64 class indices, ``(n, labels)`` int64 of 0 and
-            1, or ``(n, numbers)`` float64.
+            1, or ``(n, numbers)`` float64; of written answers ``(n,)`` zeros.
         pairs: the second text of each example, where there are two; else empty.
         inputs: what else examples hold, such as images: name to one value an example.
     """
@@ -64,12 +65,37 @@ class Examples:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CausalSettings:
+    """How a language model learns to write a task's answers.
+
+    Attributes:
+        train_on_inputs: learn to write the prompts, too.
+        sample_packing: let several examples share a row; they don't see each other.
+        chat_template: ``plain``, or a Jinja template; None for the tokenizer's own.
+        generate_examples: most examples of a split for which answers are generated and compared.
+        max_new_tokens: of an answer that is generated.
+        prompt_format: how somebody's question becomes a prompt: ``{prompt}`` stands for it. None if
+            it is said by the user of a conversation.
+    """
+
+    train_on_inputs: bool = False
+    sample_packing: bool = False
+    chat_template: str | None = None
+    generate_examples: int = 0
+    max_new_tokens: int = 64
+    prompt_format: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskData:
     """A task's three splits.
 
     Attributes:
         label_names: of its classes, labels or numbers.
         notes: what the user should know of how the data were read, in words.
+        causal: of a task whose answers are written (``causal_lm``), which has no label names. Its
+            examples have the inputs ``messages`` (conversations of ``role`` and ``content``), or
+            ``prompt`` and ``answer``.
     """
 
     train: Examples
@@ -78,6 +104,14 @@ class TaskData:
     label_names: tuple[str, ...]
     problem: Problem = "single_label"
     notes: tuple[str, ...] = ()
+    causal: CausalSettings | None = None
+
+    def __post_init__(self) -> None:
+        if (self.problem == "causal_lm") != (self.causal is not None):
+            raise TaskError(
+                f"a task's data must have `causal` if their problem is causal_lm, and else not; got"
+                f" {self.problem} and {self.causal}.\nCorrect the plugin."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +149,8 @@ class Task(Protocol):
         Args:
             labels: as in ``Examples``.
             predictions: ``(n, label_names)``: probabilities, of which a row sums to 1 if just one
-                label is right; or numbers, in the unit of the labels.
+                label is right; or numbers, in the unit of the labels. Of written answers
+                statistics, ``(n, 3)`` or ``(n, 5)``, see ``coral.tasks.score_language``.
         """
         ...
 

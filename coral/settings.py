@@ -202,13 +202,19 @@ class BudgetSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionSettings:
-    """Where and how jobs run. None of it decides a result, rounding aside.
+    """Where and how jobs run. None of it decides a result, rounding aside, but ``load_in_4bit``.
 
     Attributes:
         workers: worker processes; ``auto`` is one a GPU, or one a core.
         threads_per_worker: torch threads in each worker.
         device: ``auto``, ``cpu`` or ``cuda``.
         micro_batch_size: most examples in one forward pass; None leaves batches whole.
+        precision: of forward passes: ``float32``, ``bfloat16`` (the base's weights are then held
+            in it too), or ``auto`` for bfloat16 passes over float32 weights on a GPU and float32
+            on a CPU.
+        gradient_checkpointing: compute activations again for gradients instead of keeping them.
+        load_in_4bit: hold the base's weights in 4 bits (NF4, Dettmers et al. 2023), which takes
+            bitsandbytes. It makes another base model: weights, and so results, differ.
         share_prefixes: compute what lies below adapters once, for all genomes.
         pack: genomes that a worker trains side by side; ``auto`` is what a short trial on the
             device finds best.
@@ -222,6 +228,9 @@ class ExecutionSettings:
     threads_per_worker: PositiveInt = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     micro_batch_size: PositiveInt | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    gradient_checkpointing: bool = False
+    load_in_4bit: bool = False
     share_prefixes: bool = True
     pack: PositiveInt | Literal["auto"] = "auto"
     trial_timeout_seconds: Positive | None = 3600.0

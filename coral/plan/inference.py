@@ -39,7 +39,7 @@ class InferencePlan:
             token.
         top_p: tokens are drawn from the fewest that have this probability together.
         repetition_penalty: by which a token that has occurred is made less probable; 1 is none.
-        max_new_tokens: most that are generated.
+        max_new_tokens: most that are generated, if the task does not ask for fewer.
 
     Source: Guo et al. 2017 (temperature); Geifman and El-Yaniv 2017 (abstention); Holtzman et al.
     2020 (top-p); Keskar et al. 2019 (repetition penalty).
@@ -51,7 +51,7 @@ class InferencePlan:
     generation_temperature: NonNegative = 0.0
     top_p: PositiveFraction = 1.0
     repetition_penalty: Positive = 1.0
-    max_new_tokens: PositiveInt = 64
+    max_new_tokens: PositiveInt = 1024
 
     def __post_init__(self) -> None:
         check_bounds(self)

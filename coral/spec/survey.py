@@ -16,6 +16,10 @@ from coral.spec.training import written_at
 TARGETS, LAYERS = "adapter.target_modules", "adapter.layers"
 LENGTH = "encoding.sequence_len"
 THRESHOLD, ABSTENTION = "inference.threshold", "inference.abstention"
+DECODING = tuple(
+    f"inference.{name}"
+    for name in ("generation_temperature", "top_p", "repetition_penalty", "max_new_tokens")
+)
 
 Variant = tuple[object, KeyPath]
 """A value that a field can take, and where it is written."""
@@ -57,6 +61,7 @@ def check_survey(config: LoadedConfig, survey: Survey) -> None:
     faults += _too_long(config, survey)
     if not config.spec.simulated:
         faults += _in_vain(config, survey)
+    faults += _compared_over_lengths(config, survey)
     if faults:
         raise ConfigError(in_file_order(faults))
 
@@ -91,6 +96,7 @@ def _in_vain(config: LoadedConfig, survey: Survey) -> list[Fault]:
     """Return a fault for what is to be made of outputs that the tasks don't have."""
     faults = []
     told = ", ".join(f"{task.name} ({_asked(task)})" for task in survey.tasks)
+    writes = any(task.problem == "causal_lm" for task in survey.tasks)
     for field, suits, rule in (
         (
             THRESHOLD,
@@ -99,8 +105,12 @@ def _in_vain(config: LoadedConfig, survey: Survey) -> list[Fault]:
         ),
         (
             ABSTENTION,
-            all(task.problem != "regression" for task in survey.tasks),
-            "only has an effect on labels, which are more probable or less; numbers are not",
+            all(task.problem in ("single_label", "multi_label") for task in survey.tasks),
+            "only has an effect on labels, which are more probable or less",
+        ),
+        *(
+            (field, writes, "only has an effect on tasks whose answers are generated")
+            for field in DECODING
         ),
     ):
         searched = any(gene.path == field for gene in config.spec.space.genes)
@@ -120,9 +130,26 @@ def _has_threshold(task: TaskSurvey) -> bool:
 def _asked(task: TaskSurvey) -> str:
     """Return in words what a task asks for."""
     count = len(task.label_names)
-    return {"single_label": f"{count} classes", "multi_label": f"{count} labels"}.get(
-        task.problem, "numbers"
+    return {
+        "single_label": f"{count} classes",
+        "multi_label": f"{count} labels",
+        "regression": "numbers",
+        "causal_lm": "answers",
+    }[task.problem]
+
+
+def _compared_over_lengths(config: LoadedConfig, survey: Survey) -> list[Fault]:
+    """Return a fault if lengths are searched for, though what is cut off is not predicted."""
+    written = [task.name for task in survey.tasks if task.problem == "causal_lm"]
+    gene = next((gene for gene in config.spec.space.genes if gene.path == LENGTH), None)
+    if gene is None or not written:
+        return []
+    rule = (
+        "sequence_len must be one for all genomes where answers are written: a perplexity over"
+        f" texts cut elsewhere is another measure (task {', '.join(written)})"
     )
+    path = written_at(config.document, LENGTH, searched=True)
+    return [config.document.fault(path, rule, "Fix it under `training:`.")]
 
 
 def _variants(config: LoadedConfig, field: str) -> list[Variant]:

@@ -206,6 +206,8 @@ def rows_of(counts: tuple[int, ...], problem: Problem = "single_label") -> TaskR
         told[0] = 0
     elif problem == "regression":
         told = labels[:, None].astype(np.float64)
+    elif problem == "causal_lm":
+        told = np.zeros(len(labels), dtype=np.int64)
     return TaskRows(
         task="task",
         problem=problem,

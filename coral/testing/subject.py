@@ -96,6 +96,30 @@ def predictions_of(data: TaskData) -> Mapping[str, NDArray[np.float64]]:
                 "random": center + spread * rng.normal(size=shape),
                 "constant": np.broadcast_to(center, shape).copy(),
             }
+        case "causal_lm":
+            generates = data.causal is not None and data.causal.generate_examples > 0
+            return _statistics(shape[0], rng, generates=generates)
+
+
+def _statistics(
+    count: int, rng: np.random.Generator, *, generates: bool
+) -> Mapping[str, NDArray[np.float64]]:
+    """Return statistics of written answers: log loss, tokens, right ones, and two shares."""
+    tokens = np.full(count, 10.0)
+    columns = {
+        "perfect": [np.zeros(count), tokens, tokens, np.ones(count), np.ones(count)],
+        "random": [
+            tokens * rng.uniform(1, 9, count),
+            tokens,
+            np.floor(tokens * rng.random(count)),
+            np.round(rng.random(count) / 2),
+            rng.random(count),
+        ],
+        "constant": [3 * tokens, tokens, tokens / 2, np.zeros(count), np.full(count, 0.5)],
+    }
+    return {
+        quality: np.stack(own if generates else own[:3], axis=1) for quality, own in columns.items()
+    }
 
 
 def digest_of(data: object) -> str:

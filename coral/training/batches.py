@@ -41,6 +41,7 @@ class TrainIndex:
             in (0, 1].
         priority: ``(n,)`` in (0, 1); a data fraction takes the lowest ones of each task.
         examples: each task's own, as strategies may know them.
+        usable: ``(n,)``; others are never drawn.
     """
 
     tasks: tuple[str, ...]
@@ -49,6 +50,7 @@ class TrainIndex:
     difficulty: NDArray[np.float64]
     priority: NDArray[np.float64]
     examples: tuple[TaskRows, ...]
+    usable: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.task)
@@ -61,6 +63,7 @@ def build_index(
     labels: Mapping[str, tuple[str, NDArray[Any]]] | None = None,
     *,
     difficulty: Mapping[str, NDArray[np.float64]] | None = None,
+    usable: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> TrainIndex:
     """Return the index over tasks in the order of ``strata``.
 
@@ -70,11 +73,14 @@ def build_index(
         seed: of the run; fixes the permutation behind the data fractions.
         labels: task name to problem and labels; None where the strata are classes.
         difficulty: of the tasks that say how hard each example is, ``(n,)`` numbers.
+        usable: task name to ``(n,)``, of tasks with examples that nothing can be learned from. They
+            count as examples all the same, so that budgets don't depend on where texts are cut.
     """
     told = labels or {name: ("single_label", strata[name]) for name in strata}
     tasks = tuple(strata)
     hardness: dict[str, NDArray[Any]] = {**lengths, **(difficulty or {})}
     ranks = {name: _rank(hardness[name]) for name in tasks}
+    given = usable or {}
     return TrainIndex(
         tasks=tasks,
         task=np.concatenate([np.full(len(strata[name]), i) for i, name in enumerate(tasks)]),
@@ -90,6 +96,9 @@ def build_index(
                 problem=told[name][0],
             )
             for name in tasks
+        ),
+        usable=np.concatenate(
+            [given.get(name, np.ones(len(strata[name]), dtype=np.bool_)) for name in tasks]
         ),
     )
 
@@ -156,7 +165,7 @@ def loss_weights_of(
 
 def fraction(index: TrainIndex, task: int, data_percentage: float) -> Indices:
     """Return the rows of a task that a stage may draw from; small fractions lie in large ones."""
-    rows = np.flatnonzero(index.task == task)
+    rows = np.flatnonzero((index.task == task) & index.usable)
     count = max(1, int(np.ceil(len(rows) * data_percentage / 100 - 1e-9)))
     return np.sort(rows[np.argsort(index.priority[rows], kind="stable")[:count]])
 

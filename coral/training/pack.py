@@ -31,7 +31,6 @@ from coral.training.job import Begun, JobLog
 from coral.training.loop import (
     CHECK_EVERY,
     REPORT_SECONDS,
-    autocast,
     dropout_seed,
     peak_learning_rates,
     require_finite,
@@ -298,7 +297,7 @@ class Pack:
         if len(below) == len(known):
             hidden = on_device(_filled_up(below, rows.longest), device).index_select(0, picked)
             entrance = entering(self._base.stack, self._entrance.cut, hidden)
-        with autocast(device), self._stacked.applied_to(rows), entrance:
+        with self._base.autocast(), self._stacked.applied_to(rows), entrance:
             found = self._base.model(**given.inputs()).last_hidden_state
         return pool(found.float(), given.mask, self._pooling)
 

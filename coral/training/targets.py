@@ -23,7 +23,7 @@ class Target:
     whatever their unit is.
 
     Attributes:
-        outputs: of the head.
+        outputs: of the head; 0 for a task whose answers are written, which has none.
         center, spread: mean and standard deviation of each number in the train split; else empty.
     """
 
@@ -73,6 +73,8 @@ class Target:
         squared error. They are what transformers trains sequence classifiers on.
         """
         match self.problem:
+            case "causal_lm":
+                raise TypeError("answers have no head; their losses are those of their tokens")
             case "single_label":
                 return nn.functional.cross_entropy(logits, encoded, reduction="none")
             case "multi_label":
@@ -86,6 +88,8 @@ class Target:
         """Return what ``Task.score`` takes, of ``(..., outputs)`` logits."""
         exact = logits.double()
         match self.problem:
+            case "causal_lm":
+                raise TypeError("answers have no head; see evaluation.answer_statistics")
             case "single_label":
                 exact = exact.softmax(dim=-1)
             case "multi_label":
@@ -98,7 +102,7 @@ class Target:
     @property
     def has_probabilities(self) -> bool:
         """Whether predictions are probabilities, so that they can be more sure or less."""
-        return self.problem != "regression"
+        return self.problem in ("single_label", "multi_label")
 
     def answers(self, plan: InferencePlan, predictions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return predictions as a plan answers."""

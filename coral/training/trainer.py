@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,7 @@ from coral.records import Cost, Curve, Direction, Outcome, TestScore
 from coral.strategies import OWN
 from coral.training import export
 from coral.training.base import BaseModel
+from coral.training.causal import require_packing
 from coral.training.checkpoint import Position
 from coral.training.course import StageLog
 from coral.training.data import (
@@ -94,7 +96,8 @@ class LoraTrainer:
         abstains: plans may leave examples without an answer, so all are scored for it.
         """
         self._abstains = abstains
-        self._fixed_slots = slots
+        causal = {name for name, loaded in tasks.items() if loaded.data.causal is not None}
+        self._fixed_slots = 1 if causal else slots  # packs have no place for rows of tokens
         self._remembered = remembered
         self._base = base
         self._tasks = dict(tasks)
@@ -103,6 +106,10 @@ class LoraTrainer:
         self._train_sets: dict[tuple[int, int], TrainSet] = {}
         self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
         self._targets = {name: loaded.target for name, loaded in tasks.items()}
+        if any(
+            loaded.data.causal and loaded.data.causal.sample_packing for loaded in tasks.values()
+        ):
+            require_packing(base.model)
         self._runner = JobRunner(
             base, self._targets, checkpoints, self._train_set, report, prefixes, strategies
         )
@@ -123,7 +130,7 @@ class LoraTrainer:
     def survey(self) -> Survey:
         """Return what the model and the data turned out to be."""
         longest = min(SURVEY_LENGTH, self._base.max_tokens or SURVEY_LENGTH)
-        lengths = self._split("validation", longest).texts.lengths
+        lengths = self._split("validation", longest).lengths
         return Survey(
             model_digest=self._base.digest,
             data_digest=data_digest(self._tasks),
@@ -255,7 +262,7 @@ class LoraTrainer:
         for job in finalists:
             with self._runner.trained(job, JobLog()) as trained:
                 examples = self._split("test", job.plan.encoding.sequence_len)
-                predicted = predict(trained.encoder, examples)
+                predicted = predict(trained.encoder, examples, job.plan.inference)
                 answers.append(answered(job.plan.inference, predicted, self._targets))
                 needed = self._needed(job.plan, trained.encoder)
             metrics.append(self._metrics(answers[-1], labels, needed))
@@ -277,14 +284,16 @@ class LoraTrainer:
         """Write the trained adapter, its heads, the tokenizer and ``card`` into ``folder``."""
         with self._runner.trained(finalist, JobLog()) as trained:
             needed = self._needed(finalist.plan, trained.encoder)
-            tasks = {
-                name: {**facts, "needed_confidence": needed[name]}
-                for name, facts in card["tasks"].items()
-                if name in needed
-            }
-            export.write(
-                folder, trained.encoder, self._base, {**card, "tasks": {**card["tasks"], **tasks}}
-            )
+            causal = {name: loaded.data.causal for name, loaded in self._tasks.items()}
+            tasks = {}
+            for name, facts in card["tasks"].items():
+                settings = causal[name]
+                tasks[name] = {
+                    **facts,
+                    **({"needed_confidence": needed[name]} if name in needed else {}),
+                    **({"causal": asdict(settings)} if settings else {}),
+                }
+            export.write(folder, trained.encoder, self._base, {**card, "tasks": tasks})
 
     def _train_alone(self, job: TrainingJob, log: JobLog) -> Outcome:
         """Train one job and evaluate it."""
@@ -293,7 +302,7 @@ class LoraTrainer:
                 started = time.perf_counter()
                 share = job.stages[job.stage].evaluation_percentage
                 examples = self._split("validation", job.plan.encoding.sequence_len, share)
-                predicted = predict(trained.encoder, examples)
+                predicted = predict(trained.encoder, examples, job.plan.inference)
                 metrics = self._measured(job, predicted, examples.labels)
                 return self._outcome(
                     job,
@@ -388,7 +397,9 @@ class LoraTrainer:
         if not plan.inference.abstention:
             return {}
         examples = self._split("validation", plan.encoding.sequence_len)
-        answers = answered(plan.inference, predict(encoder, examples), self._targets)
+        answers = answered(
+            plan.inference, predict(encoder, examples, plan.inference), self._targets
+        )
         return needed_confidence(plan.inference, answers, self._targets)
 
     def _selective(self, task: str) -> Mapping[str, Direction]:
@@ -428,7 +439,9 @@ class LoraTrainer:
                 name: evaluation_part(getattr(loaded.data, split), percentage)
                 for name, loaded in self._tasks.items()
             }
-            self._splits[key] = build_evaluation_set(parts, self._base.tokenizer, sequence_len)
+            self._splits[key] = build_evaluation_set(
+                parts, self._base.tokenizer, sequence_len, self._tasks
+            )
         return self._splits[key]
 
     def _peak_memory(self) -> int:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from coral.errors import TaskError
-from coral.ports import DataContext, TaskData
+from coral.ports import DataContext, Task, TaskData
 from coral.tasks import discover
+from coral.testing import TaskConformance
 
 Load = Callable[..., TaskData]
 

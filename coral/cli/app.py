@@ -92,7 +92,10 @@ def _load(
     from coral import compose
 
     source = compose.Source(path=compose.find_config(config), plugin_folders=tuple(plugins or ()))
-    return compose.load(source, pairs), source
+    loaded = compose.load(source, pairs)
+    for note in loaded.notes:
+        typer.echo(note, err=True)
+    return loaded, source
 
 
 def _start(

@@ -29,6 +29,12 @@ DEFAULT_SPACE: Mapping[str, Any] = {
 """The search space of a config that has none."""
 
 
+def default_space(plan: TrainingPlan) -> Mapping[str, Any]:
+    """Return the default search space without what the fixed fields leave no effect."""
+    fixed = {"schedule.warmup_ratio"} if plan.schedule.warmup_steps else set()
+    return {path: gene for path, gene in DEFAULT_SPACE.items() if path not in fixed}
+
+
 def read_search_space(
     reader: Reader, plan: TrainingPlan, tasks: Sequence[str] | None
 ) -> SearchSpace | None:
@@ -39,7 +45,7 @@ def read_search_space(
     """
     before = len(reader.faults)
     block = reader.document.data.get("search_space")
-    written = DEFAULT_SPACE if block is None else block
+    written = default_space(plan) if block is None else block
     genes: dict[str, Gene] = {}
     places: dict[str, KeyPath] = {}
     for key, value, path in entries_of(reader, written, ("search_space",)):

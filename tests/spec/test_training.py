@@ -23,6 +23,7 @@ SPELLINGS: list[tuple[str, str, Any]] = [
     ("learning_rate: 1", "schedule.learning_rate", 1.0),
     ("lr_scheduler: linear", "schedule.scheduler", "linear"),
     ("warmup_ratio: 0.05", "schedule.warmup_ratio", 0.05),
+    ("warmup_steps: 10", "schedule.warmup_steps", 10),
     ("weight_decay: 0", "schedule.weight_decay", 0.0),
     ("max_grad_norm: 0.5", "schedule.gradient_clip", 0.5),
     ("sequence_len: 128", "encoding.sequence_len", 128),

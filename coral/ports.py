@@ -22,23 +22,50 @@ class Examples:
     Attributes:
         texts: one string an example.
         labels: ``(n,)`` int64 class indices.
+        inputs: further inputs by name, one value an example.
     """
 
     texts: tuple[str, ...]
     labels: NDArray[np.int64]
+    inputs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.texts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CausalSettings:
+    """How a language model learns to write a task's answers.
+
+    Attributes:
+        train_on_inputs: learn to write the prompts, too.
+        sample_packing: let several examples share a row; they don't see each other.
+        chat_template: ``plain``, or a Jinja template; None for the tokenizer's own.
+        generate_examples: most examples of a split for which answers are generated and compared.
+        max_new_tokens: of an answer that is generated.
+    """
+
+    train_on_inputs: bool = False
+    sample_packing: bool = False
+    chat_template: str | None = None
+    generate_examples: int = 0
+    max_new_tokens: int = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskData:
-    """A task's three splits and the names of its classes."""
+    """A task's three splits and the names of its classes.
+
+    Attributes:
+        causal: of a task whose answers are written; its examples have the inputs ``messages``
+            (conversations of ``role`` and ``content``), or ``prompt`` and ``answer``.
+    """
 
     train: Examples
     validation: Examples
     test: Examples
     label_names: tuple[str, ...]
+    causal: CausalSettings | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,12 +23,14 @@ class TokenizedTexts:
     Attributes:
         ids: ``(total tokens,)`` int64.
         starts: ``(n + 1,)``; text i is ``ids[starts[i]:starts[i + 1]]``.
+        trained: ``(total tokens,)``, those that a language model learns to write; None for none.
         digest: identity of the texts.
     """
 
     ids: NDArray[np.int64]
     starts: NDArray[np.int64]
     pad_id: int
+    trained: NDArray[np.bool_] | None = None
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:

@@ -54,9 +54,17 @@ class Rows(Mapping[str, list[Any]]):
 
 
 def read(
-    task: str, path: str, subset: str | None, revision: str | None, cache_dir: Path
+    task: str,
+    path: str,
+    subset: str | None,
+    revision: str | None,
+    cache_dir: Path,
+    only: str | None = None,
 ) -> dict[str, Rows]:
     """Return the splits that the data has; all of it is ``train`` if it names none.
+
+    Args:
+        only: split that is taken for ``train``, and no other is read.
 
     Raises:
         TaskError: it isn't there, or can't be read.
@@ -90,6 +98,13 @@ def read(
             " data."
         ) from error
     splits = found if isinstance(found, Mapping) else {"train": found}
+    if only is not None:
+        if only not in splits:
+            raise TaskError(
+                f"task {task!r}: {path} has no split {only!r}.\nName one of {', '.join(splits)}"
+                " with `split:`."
+            )
+        splits = {"train": splits[only]}
     parts = {SPLITS[name]: Rows(rows) for name, rows in splits.items() if name in SPLITS}
     if "train" not in parts:
         raise TaskError(

@@ -20,6 +20,7 @@ from coral.spec.dialects.dialect import EMPTY, Dialect
 from coral.spec.dialects.shared import (
     SPLIT_NAMES,
     TASK_TYPE,
+    TEMPLATES,
     both,
     fill_defaults,
     hold_out,
@@ -30,6 +31,8 @@ from coral.spec.dialects.shared import (
     place_tasks,
     put_all,
     task_name,
+    template_of,
+    told_template,
 )
 from coral.spec.dialects.translation import Translation
 from coral.spec.document import KeyPath, shown
@@ -143,23 +146,43 @@ def _data(config: Translation) -> None:
         else:
             rule = f"must be a mapping with path and type, got {shown(item)}"
             config.fault(("datasets", i), rule, "Write `- path: ...` lines.")
-    templates = [config.get("chat_template"), *(item.get("chat_template") for item in items)]
-    _templates(config, [name for name in templates if isinstance(name, str)], tasks)
+    own = [item for item in items if isinstance(item, dict)]
+    _templates(config, own, tasks)
     put_all(config, tasks, "train_on_inputs", "train_on_inputs")
     put_all(config, tasks, "sample_packing", "sample_packing")
-    own_split = _test_datasets(config, items)
-    if not own_split:
+    if _test_datasets(config, own):
+        for task in tasks:
+            task.pop("split", None)
+    else:
         hold_out(config, "val_set_size", tasks)
     place_tasks(config, tasks)
 
 
-def _templates(config: Translation, names: list[str], tasks: list[dict[str, Any]]) -> None:
-    foreign = {name for name in names if not name.startswith("tokenizer_default")}
-    if foreign and any(task["format"] == "chat" for task in tasks):
-        told = ", ".join(sorted(foreign))
-        config.notes.append(
-            f"chat_template {told}: the tokenizer's own template is used; `coral data` shows it"
-        )
+def _templates(
+    config: Translation, items: list[dict[str, Any]], tasks: list[dict[str, Any]]
+) -> None:
+    """Give conversations their template; a data set's own goes before that of all."""
+    foreign: set[str] = set()
+    for i, (item, task) in enumerate(zip(items, tasks, strict=True)):
+        if task["format"] != "chat":
+            continue
+        home: KeyPath = ("datasets", i)
+        for block, around in ((item, home), (config.top, ())):
+            jinja, name = block.get("chat_template_jinja"), block.get("chat_template")
+            if jinja not in EMPTY:
+                key: KeyPath = (*around, "chat_template_jinja")
+                task["chat_template"] = template_of(config, jinja, key)
+                config.come_from(("tasks", i, "chat_template"), key)
+            elif name in TEMPLATES:
+                task["chat_template"] = TEMPLATES[name]
+                config.come_from(("tasks", i, "chat_template"), (*around, "chat_template"))
+            elif name not in EMPTY:
+                foreign.add(str(name))
+            if jinja not in EMPTY or name not in EMPTY:
+                break
+    foreign = {name for name in foreign if not name.startswith("tokenizer_default")}
+    if foreign:
+        told_template(config, "chat_template", ", ".join(sorted(foreign)))
 
 
 def _task(config: Translation, item: dict[str, Any], i: int) -> dict[str, Any]:
@@ -265,10 +288,10 @@ def _messages(config: Translation, item: dict[str, Any], home: KeyPath) -> None:
             config.fault((*home, "roles", role), rule, "Rename it in the data.")
 
 
-def _test_datasets(config: Translation, items: list[Any]) -> bool:
+def _test_datasets(config: Translation, items: list[dict[str, Any]]) -> bool:
     """Return whether the data have splits of their own to validate on."""
     given = config.get("test_datasets", [])
-    trained = {item.get("path") for item in items if isinstance(item, dict)}
+    trained = {item.get("path") for item in items}
     for i, item in enumerate(given if isinstance(given, list) else [given]):
         entry = item if isinstance(item, dict) else {}
         if entry.get("path") not in trained or entry.get("split") not in SPLIT_NAMES:

@@ -18,9 +18,8 @@ ENDINGS: Mapping[str, tuple[str, ...]] = {
 """``ds_type``, and how the files end that it stands for."""
 ROLES = {
     "user": ["user", "human"],
-    "assistant": ["assistant", "gpt", "model"],
+    "assistant": ["assistant", "gpt"],
     "system": ["system"],
-    "tool": ["tool"],
 }
 """Whom the names in a conversation stand for; a config may say a part of it."""
 
@@ -42,7 +41,8 @@ MAPPED = {
     "val_set_size": "`validation_share` of every task, and its `test_share`",
     "train_on_inputs": "`train_on_inputs` of every task",
     "sample_packing": "`sample_packing` of every task",
-    "chat_template": "the tokenizer's own template; the name is told on screen",
+    "chat_template": "`chatml` is `chat_template`; of other names, the tokenizer's own template",
+    "chat_template_jinja": "`chat_template` of every task: a template, or its file",
     "special_tokens": "`pad_token` alone, which nothing is learned from",
 }
 IGNORED = {
@@ -158,9 +158,6 @@ REFUSED = {
     "excess_length_strategy": Refusal(
         "long texts to be left out or to fail", _FILE, ("truncate",)
     ),
-    "chat_template_jinja": Refusal(
-        "a chat template of its own", "Put it into the tokenizer, and remove the key."
-    ),
     "default_system_message": Refusal("a system message", _FILE),
     "tokens": Refusal("new tokens"),
     "added_tokens_overrides": Refusal("changed tokens"),
@@ -180,7 +177,6 @@ REFUSED = {
 }  # fmt: skip
 DATASET_REFUSED = {
     "conversation": Refusal("a FastChat template", "Write type: chat_template instead."),
-    "chat_template_jinja": REFUSED["chat_template_jinja"],
     "input_transform": Refusal("changed texts", _FILE),
     "shards": Refusal("a part of the data", _FILE),
     "shards_idx": Refusal("a part of the data", _FILE),
@@ -197,8 +193,8 @@ DATASET_REFUSED = {
         "Remove it, or set train_on_inputs for all of them.",
         (["assistant"], ["gpt"], ["assistant", "gpt"]),
     ),
-    "train_on_eos": Refusal("other ends of turns to be learned", harmless=("turn", "all", "last")),
-    "train_on_eot": Refusal("other ends of turns to be learned", harmless=("turn", "all", "last")),
+    "train_on_eos": Refusal("other ends of turns to be learned", harmless=("turn",)),
+    "train_on_eot": Refusal("other ends of turns to be learned", harmless=("turn",)),
     "drop_system_message": Refusal("conversations without their system message", _FILE),
     "field_system": Refusal("other columns", _FILE, ("system",)),
     "field_instruction": Refusal("other columns", _FILE, ("instruction",)),
@@ -219,8 +215,9 @@ DATASET_MAPPED = {
     "field_messages": "`messages`",
     "field": "`text`",
     "chat_template": "as at the top level",
+    "chat_template_jinja": "as at the top level",
     "message_field_role": "`role`, or `from`",
     "message_field_content": "`content`, or `value`",
-    "message_property_mappings": "role and content by those names",
-    "roles": "the usual names: user or human, assistant or gpt or model, system, tool",
+    "message_property_mappings": "role and content, by the names above",
+    "roles": "the usual names: user or human, assistant or gpt, system",
 }

@@ -31,12 +31,14 @@ from coral.spec.dialects.shared import (
     place_tasks,
     said,
     task_name,
+    told_template,
 )
 from coral.spec.dialects.translation import Translation
 from coral.spec.document import shown
 from coral.spec.fields import suggestion
 
 DESCRIPTION = "dataset_info.json"
+ALPACA = "alpaca"
 ONLINE = "ONLINE"
 """What ``dataset_dir`` says where data sets are named by their hub ids."""
 
@@ -96,11 +98,8 @@ def _data(config: Translation) -> None:
         _task(config, name.strip() if isinstance(name, str) else "", i, description)
         for i, name in enumerate(names)
     ]
-    template = config.get("template")
-    if template is not None:
-        config.notes.append(
-            f"template {template}: the tokenizer's own template is used; `coral data` shows it"
-        )
+    if config.get("template", ALPACA) != ALPACA:
+        told_template(config, "template", str(config["template"]))
     _options(config, tasks)
     hold_out(config, "val_size", tasks)
     place_tasks(config, tasks)
@@ -117,8 +116,8 @@ def _options(config: Translation, tasks: list[dict[str, Any]]) -> None:
             task["train_on_inputs"] = config["train_on_prompt"]
             config.come_from(("tasks", i, "train_on_inputs"), ("train_on_prompt",))
         if "max_samples" in config:
-            task["split"] = f"{task.get('split', 'train')}[:{config['max_samples']}]"
-            config.come_from(("tasks", i, "split"), ("max_samples",))
+            task["max_rows"] = config["max_samples"]
+            config.come_from(("tasks", i, "max_rows"), ("max_samples",))
     if packing == "packing":
         config.notes.append("packing: examples that share a sequence do not see each other here")
 
@@ -174,15 +173,20 @@ def _task(
         config.come_from(("tasks", i, option), ("dataset",))
     task: dict[str, Any] = {"name": task_name(name), "type": TASK_TYPE, "path": name}
     if description is None or not description.path:
-        return {**task, "format": "alpaca"}
+        return {**task, "format": _asked(config)}
     entry = description.entries.get(name)
     if not isinstance(entry, dict):
         rule = f"{description.path} describes no data set {shown(name)}"
         remedy = suggestion(name, tuple(description.entries), "It describes")
         config.fault(("dataset",), rule, remedy)
-        return {**task, "format": "alpaca"}
+        return {**task, "format": _asked(config)}
     reading = _Entry(config, description, name, entry)
     return {**task, **reading.options()}
+
+
+def _asked(config: Translation) -> str:
+    """Return the format of instructions: in Alpaca's words, or in a chat template."""
+    return "alpaca" if config.get("template") == ALPACA else "alpaca-chat"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +214,8 @@ class _Entry:
             rule = f"must be alpaca, sharegpt or openai, got {shown(formatting)}"
             self._fault("formatting", rule, "Correct it.")
         chat = formatting != "alpaca"
-        options: dict[str, Any] = {"path": self._path(), "format": "chat" if chat else "alpaca"}
+        form = _asked(self.config)
+        options: dict[str, Any] = {"path": self._path(), "format": "chat" if chat else form}
         if chat:
             options["messages"] = self._columns().get("messages", "conversations")
         for key in ("subset", "split"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from coral.plan import scaling_of
@@ -45,6 +46,13 @@ SPREAD = 4.0
 """Factor around the config's own value within which rank, scaling, learning rate are searched."""
 FEWER_LAYERS = ("all", "top-16", "top-8")
 WARMUP = ("warmup_steps", "warmup_ratio")
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TEMPLATES = {"chatml": CHATML}
+"""Chat templates that are the same whatever the model."""
 SPLIT_NAMES = ("validation", "valid", "dev", "test")
 """Splits that a data set may have of its own, besides ``train``."""
 
@@ -289,6 +297,26 @@ def put_all(translation: Translation, tasks: Sequence[dict[str, Any]], key: str,
     for i, task in enumerate(tasks):
         task[name] = translation[key]
         translation.come_from(("tasks", i, name), (key,))
+
+
+def template_of(translation: Translation, value: Any, key: KeyPath) -> str | None:
+    """Return a chat template that is written out, or that a file holds; None if it has faults."""
+    text = str(value)
+    if "{{" in text or "{%" in text:
+        return text
+    try:
+        return translation.read(Path(text))
+    except (OSError, ValueError) as error:
+        rule = f"must be a Jinja template or a file of one, got {shown(value)} ({error})"
+        translation.fault(key, rule, "Correct the path, or write the template out.")
+        return None
+
+
+def told_template(translation: Translation, key: str, name: str) -> None:
+    """Note that a template that goes by the model's name is taken from the model."""
+    translation.notes.append(
+        f"{key} {name}: the tokenizer's own chat template is used; `coral data` shows it"
+    )
 
 
 def both(translation: Translation, one: KeyPath, other: KeyPath) -> None:

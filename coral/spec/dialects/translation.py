@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,11 @@ class Translation:
 
     def __getitem__(self, key: str) -> Any:
         return self._document.data[key]
+
+    @property
+    def top(self) -> Mapping[str, Any]:
+        """The config as written."""
+        return self._document.data
 
     def get(self, key: str, default: Any = None) -> Any:
         """Return a key's value as written; the default where it says nothing."""

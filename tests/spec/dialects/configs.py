@@ -1,11 +1,10 @@
-"""Configs of other trainers as their users write them, and a task that stands for ``type: sft``."""
+"""Configs of other trainers as their users write them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from coral.tasks.registry import Plugin, Registry
-from tests.spec.configs import NamedTask
+from coral.tasks import discover
 
 AXOLOTL = """\
 base_model: org/small-llama
@@ -152,27 +151,7 @@ DATASET_INFO = """\
 }
 """
 
-
-def fine_tuning(
-    *,
-    name: str,
-    path: str,
-    subset: str | None = None,
-    split: str | None = None,
-    revision: str | None = None,
-    format: str = "alpaca",  # noqa: A002 - the option's name
-    messages: str = "messages",
-    text: str = "text",
-    train_on_inputs: bool = False,
-    sample_packing: bool = False,
-    validation_share: float = 0.1,
-    test_share: float = 0.1,
-    split_seed: int = 0,
-) -> NamedTask:
-    return NamedTask(name)
-
-
-REGISTRY = Registry(plugins=(Plugin(name="test", origin="here", tasks={"sft": fine_tuning}),))
+REGISTRY = discover()
 
 
 def shortened(text: str, *keys: str) -> str:

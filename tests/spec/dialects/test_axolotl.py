@@ -79,7 +79,7 @@ def test_what_coral_has_no_use_for_is_told_once_and_by_name(read: Load) -> None:
 def test_what_is_carried_out_otherwise_is_told(read: Load) -> None:
     told = "\n".join(read(AXOLOTL).notes)
     assert "optimizer adamw_bnb_8bit: AdamW keeps its moments in 32 bits here" in told
-    assert "chat_template llama3: the tokenizer's own template is used" in told
+    assert "chat_template llama3: the tokenizer's own chat template is used" in told
     assert "5% of the rows validate" in told
     assert "2 data sets are 2 tasks with equal shares of training" in told
     assert "Axolotl's defaults: max_grad_norm 1.0, seed 42" in told
@@ -264,6 +264,24 @@ def test_data_with_splits_of_their_own_validate_on_them(read: Load) -> None:
     loaded = read(text)
     assert "validation_share" not in loaded.spec.tasks[0].options
     assert not any("val_set_size" in note for note in loaded.notes)
+
+
+def test_a_chat_template_that_is_written_out_goes_to_the_conversations(read: Load) -> None:
+    text = MINIMAL.replace("type: alpaca", "type: chat_template")
+    written = read(text + "chat_template_jinja: '{{ messages[0].content }}'\n").spec.tasks[0]
+    assert written.options["chat_template"] == "{{ messages[0].content }}"
+    Path("talk.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}")
+    in_file = read(text + "chat_template: jinja\nchat_template_jinja: talk.jinja\n").spec.tasks[0]
+    assert in_file.options["chat_template"] == Path("talk.jinja").read_text()
+    loaded = read(text + "chat_template: chatml\n")
+    assert "<|im_start|>" in loaded.spec.tasks[0].options["chat_template"]
+    assert not any("chat template is used" in note for note in loaded.notes)
+
+
+def test_a_chat_template_that_is_not_there_is_a_fault(faults: Faults) -> None:
+    text = MINIMAL.replace("type: alpaca", "type: chat_template")
+    fault = only(faults(text + "chat_template_jinja: nowhere.jinja\n"))
+    assert fault.key == "chat_template_jinja"
 
 
 def test_layers_that_follow_each_other_are_a_range(read: Load) -> None:

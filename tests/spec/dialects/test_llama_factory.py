@@ -55,8 +55,8 @@ def test_every_described_data_set_becomes_a_task(read: Load) -> None:
             "name": "identity",
             "type": "sft",
             "path": "data/identity.json",
-            "format": "alpaca",
-            "split": "train[:1000]",
+            "format": "alpaca-chat",
+            "max_rows": 1000,
             **shared,
         },
         {
@@ -66,7 +66,7 @@ def test_every_described_data_set_becomes_a_task(read: Load) -> None:
             "format": "chat",
             "messages": "turns",
             "subset": "english",
-            "split": "train[:1000]",
+            "max_rows": 1000,
             **shared,
         },
     ]
@@ -78,7 +78,7 @@ def test_how_it_was_read_is_told_line_by_line(read: Load) -> None:
         "read as a LLaMA-Factory config: stage, finetuning_type and dataset are some of its keys"
     )
     told = "\n".join(notes)
-    assert "template llama3: the tokenizer's own template is used" in told
+    assert "template llama3: the tokenizer's own chat template is used" in told
     assert "packing: examples that share a sequence do not see each other here" in told
     assert "LLaMA-Factory's defaults: weight_decay 0.0" in told
     [ignored] = [note for note in notes if note.startswith("ignored")]
@@ -115,6 +115,12 @@ def test_data_sets_without_a_description_are_hub_ids(read: Load) -> None:
     tasks = read(text).spec.tasks
     assert [task.options["path"] for task in tasks] == ["org/one", "org/two"]
     assert [task.name for task in tasks] == ["one", "two"]
+
+
+def test_instructions_are_asked_in_the_template_that_is_named(read: Load) -> None:
+    for template, form in (("llama3", "alpaca-chat"), ("alpaca", "alpaca")):
+        loaded = read(f"{MINIMAL}template: {template}\n")
+        assert loaded.spec.tasks[0].options["format"] == form
 
 
 def test_data_sets_of_one_name_are_told_apart(read: Load) -> None:

@@ -119,7 +119,13 @@ def build_trainer(
         task = registry.build(name, options)
         tasks[task.name] = LoadedTask(task=task, data=task.load(DataContext(cache_dir=cache.tasks)))
     base = load_base(
-        payload["base_model"], device=device, trust_remote_code=payload["trust_remote_code"]
+        payload["base_model"],
+        device=device,
+        trust_remote_code=payload["trust_remote_code"],
+        causal=any(loaded.data.causal is not None for loaded in tasks.values()),
+        precision=payload["precision"],
+        gradient_checkpointing=payload["gradient_checkpointing"],
+        load_in_4bit=payload["load_in_4bit"],
     )
     prefixes = None
     if payload["share_prefixes"]:
@@ -143,6 +149,9 @@ def trainer_payload(spec: RunSpec, folders: Sequence[Path], fresh: str = "") -> 
         "cache_root": cache_location(spec.cache).root,
         "checkpoints": checkpoints_at(spec, fresh),
         "trust_remote_code": spec.execution.trust_remote_code,
+        "precision": spec.execution.precision,
+        "gradient_checkpointing": spec.execution.gradient_checkpointing,
+        "load_in_4bit": spec.execution.load_in_4bit,
         "share_prefixes": spec.execution.share_prefixes,
         "prefix_bytes": spec.prefix_bytes,
         "slots": spec.execution.slots,

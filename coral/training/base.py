@@ -57,6 +57,7 @@ class BaseModel:
         language: the head of a causal language model whose decoder ``model`` is.
         precision: of forward passes, see ``ExecutionSettings``.
         merges: an adapter can be folded into the weights, for they are in float32.
+        recomputes: training computes activations again instead of keeping them.
     """
 
     model: PreTrainedModel
@@ -67,6 +68,7 @@ class BaseModel:
     language: LanguageHead | None = None
     precision: Precision = "auto"
     merges: bool = True
+    recomputes: bool = False
 
     @property
     def depth(self) -> int:
@@ -106,6 +108,7 @@ def load_base(
     trust_remote_code: bool,
     causal: bool = False,
     precision: Precision = "auto",
+    gradient_checkpointing: bool = False,
     load_in_4bit: bool = False,
 ) -> BaseModel:
     """Load a frozen base.
@@ -160,6 +163,7 @@ def load_base(
         language=language,
         precision=precision,
         merges=dtype == torch.float32 and not load_in_4bit,
+        recomputes=gradient_checkpointing,
     )
 
 

@@ -33,6 +33,7 @@ class TrainIndex:
         length: ``(n,)`` tokens.
         difficulty: ``(n,)`` rank of the length within the task, in (0, 1].
         priority: ``(n,)`` in (0, 1); a data fraction takes the lowest ones of each task.
+        usable: ``(n,)``; others are never drawn.
     """
 
     tasks: tuple[str, ...]
@@ -40,13 +41,17 @@ class TrainIndex:
     length: Indices
     difficulty: NDArray[np.float64]
     priority: NDArray[np.float64]
+    usable: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.task)
 
 
 def build_index(
-    labels: Mapping[str, Indices], lengths: Mapping[str, Indices], seed: int
+    labels: Mapping[str, Indices],
+    lengths: Mapping[str, Indices],
+    seed: int,
+    usable: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> TrainIndex:
     """Return the index over tasks in the order of ``labels``.
 
@@ -54,14 +59,20 @@ def build_index(
         labels: task name to ``(n,)`` class indices.
         lengths: task name to ``(n,)`` tokens.
         seed: of the run; fixes the permutation behind the data fractions.
+        usable: task name to ``(n,)``, of tasks with examples that nothing can be learned from. They
+            count as examples all the same, so that budgets don't depend on where texts are cut.
     """
     tasks = tuple(labels)
+    given = usable or {}
     return TrainIndex(
         tasks=tasks,
         task=np.concatenate([np.full(len(labels[name]), i) for i, name in enumerate(tasks)]),
         length=np.concatenate([lengths[name] for name in tasks]),
         difficulty=np.concatenate([_difficulty(lengths[name]) for name in tasks]),
         priority=np.concatenate([_priority(labels[name], seed, name) for name in tasks]),
+        usable=np.concatenate(
+            [given.get(name, np.ones(len(labels[name]), dtype=np.bool_)) for name in tasks]
+        ),
     )
 
 
@@ -85,7 +96,7 @@ def _priority(labels: Indices, seed: int, task: str) -> NDArray[np.float64]:
 
 def fraction(index: TrainIndex, task: int, data_percentage: float) -> Indices:
     """Return the rows of a task that a stage may draw from; small fractions lie in large ones."""
-    rows = np.flatnonzero(index.task == task)
+    rows = np.flatnonzero((index.task == task) & index.usable)
     count = max(1, int(np.ceil(len(rows) * data_percentage / 100 - 1e-9)))
     return np.sort(rows[np.argsort(index.priority[rows], kind="stable")[:count]])
 

@@ -110,14 +110,13 @@ def _try(lm: PreTrainedModel, decoder: PreTrainedModel, head: LanguageHead, name
 
 
 @torch.no_grad()
-def require_packing(head: LanguageHead, name: str) -> None:
+def require_packing(decoder: PreTrainedModel) -> None:
     """Check that samples which share a row don't see each other.
 
     Raises:
         ModelError: they do.
     """
-    decoder: Any = head.model.get_submodule(head.prefix)
-    words = head.model.get_input_embeddings().weight.shape[0]
+    words = decoder.get_input_embeddings().weight.shape[0]
     one = (torch.arange(TRIED_TOKENS, device=decoder.device) * 7 + 1)[None] % words
     row, positions = one.repeat(1, 2), torch.arange(TRIED_TOKENS, device=one.device).repeat(2)
     alone = decoder(input_ids=one, use_cache=False).last_hidden_state
@@ -125,6 +124,6 @@ def require_packing(head: LanguageHead, name: str) -> None:
     tolerance = max(TOLERANCE.get(alone.dtype, COARSE_TOLERANCE), 1e-4)
     if not (packed[:, TRIED_TOKENS:] - alone).abs().max() <= tolerance * alone.abs().max():
         raise ModelError(
-            f"base model {name!r}: {type(decoder).__name__} lets samples that share a row see each"
-            " other.\nRemove `sample_packing`."
+            f"{type(decoder).__name__} lets samples that share a row see each other.\nRemove"
+            " `sample_packing`."
         )

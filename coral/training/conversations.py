@@ -19,7 +19,6 @@ from transformers import PreTrainedTokenizerBase
 
 from coral.errors import ModelError, TaskError
 from coral.ports import CausalSettings, Examples
-from coral.training.data import TokenizedTexts
 
 PLAIN = "plain"
 """Name of ``PLAIN_TEMPLATE`` in configs."""
@@ -206,10 +205,10 @@ def turn_ends(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Rendered]) 
     return frozenset(ends)
 
 
-def tokenize_rendered(
+def encode(
     tokenizer: PreTrainedTokenizerBase, examples: Sequence[Rendered], sequence_len: int
-) -> TokenizedTexts:
-    """Tokenize texts, cut to ``sequence_len``, with what is trained of each.
+) -> tuple[list[NDArray[np.int64]], list[NDArray[np.bool_]]]:
+    """Return each text's tokens, cut to ``sequence_len``, and which of them are trained.
 
     A token is trained if it ends within a trained span. The first token of a text never is: there is
     nothing to tell it from.
@@ -221,17 +220,13 @@ def tokenize_rendered(
         max_length=sequence_len,
         return_offsets_mapping=True,
     )
-    ids = [np.asarray(own, dtype=np.int64) for own in encoded["input_ids"]]
-    trained = [
-        _trained_tokens(np.asarray(offsets, dtype=np.int64).reshape(-1, 2)[:, 1], example.trained)
-        for offsets, example in zip(encoded["offset_mapping"], examples, strict=True)
+    ends = [
+        np.asarray(offsets, dtype=np.int64).reshape(-1, 2)[:, 1]
+        for offsets in encoded["offset_mapping"]
     ]
-    pad_id = tokenizer.pad_token_id
-    return TokenizedTexts(
-        ids=np.concatenate(ids),
-        starts=np.concatenate([[0], np.cumsum([len(own) for own in ids])]),
-        pad_id=int(pad_id) if pad_id is not None else 0,
-        trained=np.concatenate(trained),
+    return (
+        [np.asarray(own, dtype=np.int64) for own in encoded["input_ids"]],
+        [_trained_tokens(own, one.trained) for own, one in zip(ends, examples, strict=True)],
     )
 
 

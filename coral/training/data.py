@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from coral.ports import Examples, Task, TaskData
+from coral.errors import TaskError
+from coral.ports import CausalSettings, Examples, Task, TaskData
 from coral.training.batches import Indices, TrainIndex, build_index
+from coral.training.conversations import Rendered, Renderer, encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,15 @@ class TokenizedTexts:
     def lengths(self) -> Indices:
         lengths: Indices = np.diff(self.starts)
         return lengths
+
+    @property
+    def trained_tokens(self) -> Indices:
+        """Tokens of each text that are trained, ``(n,)``."""
+        if self.trained is None:
+            return np.zeros(len(self.starts) - 1, dtype=np.int64)
+        sums = np.concatenate([[0], np.cumsum(self.trained)])
+        counts: Indices = sums[self.starts[1:]] - sums[self.starts[:-1]]
+        return counts
 
     def pad(self, rows: Indices) -> tuple[Tensor, Tensor]:
         """Return ids and attention mask of some texts, each ``(rows, longest)``."""
@@ -93,23 +105,60 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase, texts: tuple[str, ...], sequence_len: int
 ) -> TokenizedTexts:
     """Tokenize texts with special tokens, cut to ``sequence_len``."""
-    encoded = tokenizer(list(texts), truncation=True, max_length=sequence_len)["input_ids"]
-    lengths = np.array([len(ids) for ids in encoded], dtype=np.int64)
+    encoded: list[list[int]] = []
+    if texts:
+        encoded = tokenizer(list(texts), truncation=True, max_length=sequence_len)["input_ids"]
+    return _in_a_row([np.asarray(ids, dtype=np.int64) for ids in encoded], tokenizer)
+
+
+def tokenize_answers(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Rendered], sequence_len: int
+) -> TokenizedTexts:
+    """Tokenize what a language model learns to write, cut to ``sequence_len``."""
+    ids, trained = encode(tokenizer, examples, sequence_len)
+    return _in_a_row(ids, tokenizer, np.concatenate(trained))
+
+
+def _in_a_row(
+    ids: Sequence[NDArray[np.int64]],
+    tokenizer: PreTrainedTokenizerBase,
+    trained: NDArray[np.bool_] | None = None,
+) -> TokenizedTexts:
+    """Return texts one after another."""
+    lengths = np.array([len(own) for own in ids], dtype=np.int64)
     pad_id = tokenizer.pad_token_id
     return TokenizedTexts(
-        ids=np.concatenate([np.asarray(ids, dtype=np.int64) for ids in encoded]),
+        ids=np.concatenate([np.zeros(0, dtype=np.int64), *ids]),
         starts=np.concatenate([[0], np.cumsum(lengths)]),
         pad_id=int(pad_id) if pad_id is not None else 0,
+        trained=trained,
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSet:
-    """All tasks' train examples at one sequence length."""
+    """All tasks' train examples at one sequence length.
+
+    Attributes:
+        capacity: by task whose answers are written, the tokens that share a row; None for one text
+            a row.
+        written: ``(n,)`` tokens of each example that are trained; 0 where there is a label instead.
+    """
 
     texts: TokenizedTexts
     labels: NDArray[np.int64]
     index: TrainIndex
+    capacity: Mapping[str, int | None] = field(default_factory=dict)
+    written: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def token_shares(self, rows: Indices) -> dict[str, float]:
+        """Return what one trained token counts in a batch's loss, by task of which it has any."""
+        shares = {}
+        for number, name in enumerate(self.index.tasks):
+            own = rows[self.index.task[rows] == number]
+            if name in self.capacity and len(own):
+                shares[name] = len(own) / len(rows) / int(self.written[own].sum())
+        return shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +172,23 @@ class LoadedTask:
     def name(self) -> str:
         return self.task.name
 
+    def rendered(self, split: Examples, tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
+        """Return a split's examples as texts that are written, of a task that has answers.
+
+        Raises:
+            ModelError, TaskError: see ``Renderer``.
+        """
+        assert self.data.causal is not None
+        return Renderer(self.name, tokenizer, self.data.causal).render(split)
+
+    def tokenized(
+        self, split: Examples, tokenizer: PreTrainedTokenizerBase, sequence_len: int
+    ) -> TokenizedTexts:
+        """Return a split's examples as tokens. Raises as ``rendered`` does."""
+        if self.data.causal is None:
+            return tokenize(tokenizer, split.texts, sequence_len)
+        return tokenize_answers(tokenizer, self.rendered(split, tokenizer), sequence_len)
+
 
 def build_train_set(
     tasks: Mapping[str, LoadedTask],
@@ -132,7 +198,7 @@ def build_train_set(
 ) -> TrainSet:
     """Return all tasks' train splits as one indexed set."""
     parts = {
-        name: tokenize(tokenizer, loaded.data.train.texts, sequence_len)
+        name: loaded.tokenized(loaded.data.train, tokenizer, sequence_len)
         for name, loaded in tasks.items()
     }
     labels = {name: loaded.data.train.labels for name, loaded in tasks.items()}
@@ -140,13 +206,47 @@ def build_train_set(
     starts = [
         part.starts[:-1] + offset for part, offset in zip(parts.values(), offsets, strict=False)
     ]
+    trained = [np.zeros(len(p.ids), bool) if p.trained is None else p.trained for p in parts.values()]
+    causal = {name: loaded.data.causal for name, loaded in tasks.items() if loaded.data.causal}
     texts = TokenizedTexts(
         ids=np.concatenate([part.ids for part in parts.values()]),
         starts=np.concatenate([*starts, offsets[-1:]]),
         pad_id=next(iter(parts.values())).pad_id,
+        trained=np.concatenate(trained) if causal else None,
     )
-    index = build_index(labels, {name: part.lengths for name, part in parts.items()}, seed)
-    return TrainSet(texts=texts, labels=np.concatenate(list(labels.values())), index=index)
+    written = np.concatenate([part.trained_tokens for part in parts.values()])
+    usable = {name: parts[name].trained_tokens > 0 for name in causal}
+    for name, rows in usable.items():
+        if not rows.any():
+            raise TaskError(
+                f"task {name!r}: answers must begin within sequence_len ({sequence_len}) tokens;"
+                " none does.\nRaise sequence_len."
+            )
+    index = build_index(labels, {name: part.lengths for name, part in parts.items()}, seed, usable)
+    return TrainSet(
+        texts=texts,
+        labels=np.concatenate(list(labels.values())),
+        index=index,
+        capacity={
+            name: sequence_len if settings.sample_packing else None
+            for name, settings in causal.items()
+        },
+        written=written,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """One split of a task whose answers are written.
+
+    Attributes:
+        rendered: its examples, in their order.
+        texts: the same as tokens.
+    """
+
+    rendered: tuple[Rendered, ...]
+    texts: TokenizedTexts
+    settings: CausalSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,29 +254,52 @@ class EvaluationSet:
     """One split of all tasks; a text that several tasks share is held, and encoded, once.
 
     Attributes:
-        texts: the different texts.
-        rows: task name to ``(n,)`` positions in ``texts``.
+        texts: the different texts of tasks with heads.
+        rows: name of a task with a head to ``(n,)`` positions in ``texts``.
         labels: task name to ``(n,)`` class indices.
+        answers: by task whose answers are written.
     """
 
     texts: TokenizedTexts
     rows: Mapping[str, Indices]
     labels: Mapping[str, Indices]
+    answers: Mapping[str, Answers] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> Indices:
+        """Tokens of every text."""
+        parts = [self.texts.lengths, *(own.texts.lengths for own in self.answers.values())]
+        return np.concatenate(parts)
 
 
 def build_evaluation_set(
-    splits: Mapping[str, Examples], tokenizer: PreTrainedTokenizerBase, sequence_len: int
+    splits: Mapping[str, Examples],
+    tokenizer: PreTrainedTokenizerBase,
+    sequence_len: int,
+    tasks: Mapping[str, LoadedTask] | None = None,
 ) -> EvaluationSet:
-    """Return tasks' examples as one set, texts in order of first appearance."""
+    """Return tasks' examples as one set, texts in order of first appearance.
+
+    Args:
+        tasks: those of ``splits``; None if all of them have heads.
+    """
     positions: dict[str, int] = {}
-    rows = {
-        task: np.array([positions.setdefault(t, len(positions)) for t in split.texts], np.int64)
-        for task, split in splits.items()
-    }
+    rows, answers = {}, {}
+    for name, split in splits.items():
+        loaded = (tasks or {}).get(name)
+        if loaded is not None and loaded.data.causal is not None:
+            rendered = loaded.rendered(split, tokenizer)
+            texts = tokenize_answers(tokenizer, rendered, sequence_len)
+            settings = loaded.data.causal
+            answers[name] = Answers(rendered=tuple(rendered), texts=texts, settings=settings)
+        else:
+            places = [positions.setdefault(text, len(positions)) for text in split.texts]
+            rows[name] = np.array(places, dtype=np.int64)
     return EvaluationSet(
         texts=tokenize(tokenizer, tuple(positions), sequence_len),
         rows=rows,
         labels={task: split.labels for task, split in splits.items()},
+        answers=answers,
     )
 
 
@@ -190,7 +313,11 @@ def evaluation_part(split: Examples, percentage: float) -> Examples:
         range(len(split)), key=lambda i: hashlib.sha256(split.texts[i].encode()).digest()
     )
     chosen = sorted(order[:count])
-    return Examples(texts=tuple(split.texts[i] for i in chosen), labels=split.labels[chosen])
+    return Examples(
+        texts=tuple(split.texts[i] for i in chosen),
+        labels=split.labels[chosen],
+        inputs={name: [values[i] for i in chosen] for name, values in split.inputs.items()},
+    )
 
 
 def data_digest(tasks: Mapping[str, LoadedTask]) -> str:
@@ -198,6 +325,8 @@ def data_digest(tasks: Mapping[str, LoadedTask]) -> str:
     digest = hashlib.sha256()
     for name, loaded in tasks.items():
         digest.update(f"{name}\x1e{loaded.data.label_names}\x1e".encode())
+        if loaded.data.causal is not None:
+            digest.update(f"{loaded.data.causal}\x1e".encode())
         for split in (loaded.data.train, loaded.data.validation, loaded.data.test):
             _update(digest, split)
     return digest.hexdigest()
@@ -206,3 +335,5 @@ def data_digest(tasks: Mapping[str, LoadedTask]) -> str:
 def _update(digest: hashlib._Hash, split: Examples) -> None:
     digest.update("\x1f".join(split.texts).encode())
     digest.update(np.ascontiguousarray(split.labels, dtype=np.int64).tobytes())
+    for name, values in split.inputs.items():
+        digest.update(f"\x1d{name}\x1f{json.dumps(list(values))}".encode())

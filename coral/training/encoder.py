@@ -1,9 +1,12 @@
-"""The trained model: a shared frozen encoder, one adapter on it, and one linear head a task."""
+"""The trained model: a shared frozen base, one adapter on it, and one linear head a task.
+
+A task whose answers are written has no head of its own: the language model's is its head, and frozen.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +28,8 @@ from coral.training.factors import Factors
 from coral.training.failures import DivergedError
 from coral.training.folded import fold
 from coral.training.prefix import WHOLE, Entrance, Prefixes
+from coral.training.recompute import recomputing
+from coral.training.tokens import TokenBatch, summed_loss, token_batch
 
 MAX_TORCH_SEED = 2**63 - 1
 _NAME = "default"
@@ -32,33 +37,66 @@ _NAME = "default"
 
 
 class MultiTaskEncoder(nn.Module):
-    """Adapter and heads over a base; calling it gives one task's logits.
+    """Adapter and heads over a base.
 
     Attributes:
         adapter: the PEFT model.
-        heads: task name to linear head.
+        heads: task name to linear head, of tasks that have one.
         entrance: where the base may be entered with what is known of its texts.
     """
 
     def __init__(
         self,
+        base: BaseModel,
         adapter: PeftModel,
         heads: nn.ModuleDict,
         pooling: str,
         entrance: Entrance = WHOLE,
     ) -> None:
         super().__init__()
+        self.base = base
         self.adapter = adapter
         self.heads = heads
         self.pooling = pooling
         self.entrance = entrance
 
+    @contextmanager
+    def forward_scope(self) -> Iterator[None]:
+        """Run forward passes in the base's precision, and keep as much of them as it says."""
+        recomputes = self.base.recomputes and torch.is_grad_enabled()
+        kept = recomputing(self.base.stack, self.entrance.cut) if recomputes else nullcontext()
+        with self.base.autocast(), kept:
+            yield
+
     def encode_texts(self, texts: TokenizedTexts, rows: Indices) -> Tensor:
         """Return one float32 vector a text, ``(rows, hidden)``."""
         ids, mask = texts.pad(rows)
-        device = next(self.heads.parameters()).device
+        device = self.base.device
         with self.entrance.used_for(texts, rows):
             return self.encode(on_device(ids, device), on_device(mask, device))
+
+    def token_states(
+        self, texts: TokenizedTexts, rows: Indices, capacity: int | None = None
+    ) -> tuple[TokenBatch, Tensor]:
+        """Return texts in rows, and their tokens' states, ``(rows, width, hidden)``.
+
+        Args:
+            capacity: tokens that share a row; None for one text a row.
+        """
+        batch = token_batch(texts, rows, self.base.device, capacity)
+        with self.entrance.used_for(texts, rows, batch.arranged):
+            found: Tensor = self.adapter(
+                input_ids=batch.ids, position_ids=batch.positions, use_cache=False
+            ).last_hidden_state
+        return batch, found
+
+    def language_loss(
+        self, texts: TokenizedTexts, rows: Indices, capacity: int | None = None
+    ) -> Tensor:
+        """Return the summed negative log-likelihood of texts' trained tokens."""
+        assert self.base.language is not None
+        batch, hidden = self.token_states(texts, rows, capacity)
+        return summed_loss(self.base.language, batch.states(hidden), batch.targets)
 
     def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return one float32 vector a text, ``(batch, hidden)``."""
@@ -148,11 +186,15 @@ class MultiTaskEncoder(nn.Module):
     def merged(self) -> Iterator[None]:
         """Fold the adapter into the base for the length of the scope: evaluation gets cheaper.
 
-        The base's own tensors are put back afterwards, so it stays exact to the bit.
+        The base's own tensors are put back afterwards, so it stays exact to the bit. A base in less
+        than float32 would lose what the update adds, and is left as it is.
 
         Raises:
             DivergedError: the update is not finite.
         """
+        if not self.base.merges:
+            yield
+            return
         layers = [m for m in self.adapter.modules() if isinstance(m, LoraLayer)]
         originals = [layer.get_base_layer().weight.data for layer in layers]
         try:
@@ -255,7 +297,7 @@ def adapted(
     """Lend the base with a fresh adapter and heads; it is plain again afterwards.
 
     Args:
-        classes: task name to number of classes.
+        classes: task name to number of classes; 0 for a task without a head of its own.
         seed: fixes the initial weights.
         ranks: see ``lora_config``.
         prefixes: of the base, to share what lies below the adapter; None to compute it each time.
@@ -270,11 +312,12 @@ def adapted(
     try:
         heads = nn.ModuleDict()
         for task, count in classes.items():
+            if not count:
+                continue
             torch.manual_seed(derive_seed(seed, "head", task) % MAX_TORCH_SEED)
             heads[task] = nn.Linear(base.hidden_size, count)
-        device = next(base.model.parameters()).device
         pooling = plan.encoding.pooling
-        encoder = MultiTaskEncoder(peft_model, heads.to(device), pooling, entrance)
+        encoder = MultiTaskEncoder(base, peft_model, heads.to(base.device), pooling, entrance)
         if plan.adapter.dropout:
             for layer in encoder.layers().values():
                 layer.lora_dropout[_NAME] = SeededDropout(plan.adapter.dropout)

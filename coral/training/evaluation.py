@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -12,58 +13,108 @@ from coral.errors import TaskError
 from coral.ports import Task
 from coral.records import Interval
 from coral.rng import stream
-from coral.training.data import EvaluationSet, batched_by_length, tokens_at_once
+from coral.training.conversations import turn_ends
+from coral.training.data import Answers, EvaluationSet, batched_by_length, tokens_at_once
 from coral.training.encoder import MultiTaskEncoder
 from coral.training.failures import DivergedError
-from coral.training.loop import autocast
+from coral.training.generation import exact_match, generate, rouge_l
+from coral.training.tokens import token_statistics
 
 RESAMPLES = 500
 
-Probabilities = NDArray[np.float64]
+Predictions = NDArray[np.float64]
 
 
-def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Probabilities]:
-    """Return each task's class probabilities, ``(n, classes)``, in the order of its texts.
+def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Predictions]:
+    """Return each task's predictions, in the order of its examples.
 
-    Texts are batched by length, up to a fixed number of tokens, so that little is padded.
+    These are class probabilities, ``(n, classes)``; or, of a task whose answers are written,
+    statistics as ``answer_statistics`` gives them. Texts are batched by length, up to a fixed number
+    of tokens, so that little is padded.
 
     Raises:
-        DivergedError: the weights are so large that a probability is not finite.
+        DivergedError: the weights are so large that a prediction is not finite.
     """
-    texts = examples.texts
-    device = next(encoder.heads.parameters()).device
+    predictions: dict[str, Predictions] = {}
+    with torch.inference_mode(), encoder.merged():
+        if examples.rows:
+            predictions |= _probabilities(encoder, examples)
+        for task, answers in examples.answers.items():
+            predictions[task] = answer_statistics(encoder, answers)
+    require_finite_predictions(predictions)
+    return predictions
+
+
+def _probabilities(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Predictions]:
+    """Return class probabilities of tasks with heads."""
+    texts, device = examples.texts, encoder.base.device
     batches = batched_by_length(texts.lengths, tokens_at_once(device))
     order = torch.from_numpy(np.argsort(np.concatenate(batches))).to(device)
     vectors: list[torch.Tensor] = []
-    with torch.inference_mode(), encoder.merged():
-        for rows in batches:
-            with autocast(device):
-                vectors.append(encoder.encode_texts(texts, rows))
-        encoded = torch.cat(vectors)[order]
-        probabilities = {
-            task: encoder.heads[task](encoded[torch.from_numpy(rows).to(device)])
-            .double()
-            .softmax(dim=-1)
-            .cpu()
-            .numpy()
-            for task, rows in examples.rows.items()
-        }
-    require_finite_probabilities(probabilities)
-    return probabilities
+    for rows in batches:
+        with encoder.forward_scope():
+            vectors.append(encoder.encode_texts(texts, rows))
+    encoded = torch.cat(vectors)[order]
+    return {
+        task: encoder.heads[task](encoded[torch.from_numpy(rows).to(device)])
+        .double()
+        .softmax(dim=-1)
+        .cpu()
+        .numpy()
+        for task, rows in examples.rows.items()
+    }
 
 
-def require_finite_probabilities(probabilities: Mapping[str, Probabilities]) -> None:
-    """Check predictions.
+def answer_statistics(encoder: MultiTaskEncoder, answers: Answers) -> Predictions:
+    """Return what the model makes of expected answers, and of those that it writes itself.
+
+    Returns:
+        ``(n, 3)``: summed negative log-likelihood of the trained tokens, their number, and how many
+        were the most probable ones. ``(n, 5)`` if answers are generated: exact match and ROUGE-L of
+        those that were, NaN for the others. Which these are depends on the texts alone.
+    """
+    head, texts = encoder.base.language, answers.texts
+    assert head is not None
+    found = np.zeros((len(texts.lengths), 3))
+    for rows in batched_by_length(texts.lengths, tokens_at_once(encoder.base.device)):
+        with encoder.forward_scope():
+            batch, hidden = encoder.token_states(texts, rows)
+            found[rows] = token_statistics(head, batch, hidden, len(rows))
+    if not answers.settings.generate_examples:
+        return found
+    order = sorted(range(len(found)), key=lambda i: _digest(answers.rendered[i].text))
+    chosen = [answers.rendered[i] for i in order[: answers.settings.generate_examples]]
+    with encoder.forward_scope():
+        written = generate(
+            head,
+            encoder.base.tokenizer,
+            [example.prompt for example in chosen],
+            max_new_tokens=answers.settings.max_new_tokens,
+            ends=turn_ends(encoder.base.tokenizer, chosen),
+            most_tokens=encoder.base.max_tokens,
+        )
+    compared = np.full((len(found), 2), np.nan)
+    for i, example, answer in zip(order, chosen, written, strict=False):
+        compared[i] = exact_match(example.answer, answer), rouge_l(example.answer, answer)
+    return np.concatenate([found, compared], axis=1)
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+def require_finite_predictions(predictions: Mapping[str, Predictions]) -> None:
+    """Check predictions; answers that were not generated may be NaN.
 
     Raises:
         DivergedError: one is not finite.
     """
-    if not all(np.isfinite(values).all() for values in probabilities.values()):
-        raise DivergedError("predicted probabilities must be finite; they were not")
+    if any(np.isinf(values).any() or np.isnan(values[:, 0]).any() for values in predictions.values()):
+        raise DivergedError("predictions must be finite; they were not")
 
 
 def score_task(
-    task: Task, labels: NDArray[np.int64], probabilities: Probabilities
+    task: Task, labels: NDArray[np.int64], probabilities: Predictions
 ) -> dict[str, float]:
     """Return a task's metrics under ``task.metric``.
 
@@ -92,13 +143,13 @@ def with_means(metrics: Mapping[str, float], tasks: Sequence[Task]) -> dict[str,
 def bootstrap(
     tasks: Sequence[Task],
     labels: Mapping[str, NDArray[np.int64]],
-    predictions: Sequence[Mapping[str, Probabilities]],
+    predictions: Sequence[Mapping[str, Predictions]],
     seed: int,
 ) -> list[dict[str, NDArray[np.float64]]]:
     """Return each finalist's primary metrics over the same resamples of the test examples.
 
     Args:
-        predictions: for each finalist, task name to probabilities.
+        predictions: for each finalist, task name to predictions.
 
     Returns:
         For each finalist, ``task.metric`` (and the mean over tasks where the primary metric is

@@ -139,7 +139,8 @@ class Predictor:
             }
         )
         pooling = self.card["plan"]["encoding"]["pooling"]
-        self._encoder = MultiTaskEncoder(adapter, modules.to(torch.device(device)), pooling).eval()
+        heads_there = modules.to(self._base.device)
+        self._encoder = MultiTaskEncoder(self._base, adapter, heads_there, pooling).eval()
         try:
             require_coverage(
                 get_peft_model_state_dict(adapter, save_embedding_layers=False), adapted

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import get_scheduler
@@ -15,7 +15,7 @@ from coral.plan import SchedulePlan, warmup_steps
 from coral.rng import derive_seed
 from coral.training.batches import Indices
 from coral.training.course import Course, Leg, StageLog
-from coral.training.data import on_device
+from coral.training.data import TrainSet, on_device
 from coral.training.encoder import MAX_TORCH_SEED, MultiTaskEncoder
 from coral.training.failures import DivergedError
 
@@ -51,13 +51,6 @@ def learning_rate_factors(
     return factor
 
 
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return bfloat16 autocast on a GPU, and nothing on a CPU."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()
-
-
 def train_steps(
     encoder: MultiTaskEncoder, optimizer: torch.optim.Optimizer, course: Course, leg: Leg
 ) -> None:
@@ -68,7 +61,7 @@ def train_steps(
     """
     job, log = course.job, leg.log
     plan = job.plan.schedule
-    device = next(encoder.heads.parameters()).device
+    device = encoder.base.device
     peaks = peak_learning_rates(plan)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     losses: list[Tensor] = []
@@ -107,31 +100,51 @@ def peak_learning_rates(plan: SchedulePlan) -> tuple[float, float]:
 def _accumulate(
     encoder: MultiTaskEncoder, course: Course, rows: Indices, device: torch.device, log: StageLog
 ) -> Tensor:
-    """Add the gradients of a batch's mean loss; return that loss.
+    """Add the gradients of a batch's loss; return that loss.
 
-    A batch is split into pieces of at most the job's ``micro_batch_size`` examples; the gradients
-    are those of the whole batch.
+    A task with a head has its examples' mean loss, a task whose answers are written that of its
+    trained tokens; tasks count by their shares of the examples. A batch is split into pieces of at
+    most the job's ``micro_batch_size`` examples; the gradients are those of the whole batch.
     """
     train_set = course.train_set
     size = course.job.micro_batch_size or len(rows)
+    shares = train_set.token_shares(rows)
     total = torch.zeros((), device=device)
     for start in range(0, len(rows), size):
         piece = rows[start : start + size]
-        labels = on_device(torch.from_numpy(train_set.labels[piece]), device)
-        tasks = train_set.index.task[piece]
-        with autocast(device):
-            vectors = encoder.encode_texts(train_set.texts, piece)
-        loss = total.new_zeros(())
+        loss = _head_losses(encoder, train_set, piece, device) / len(rows)
         for number, name in enumerate(train_set.index.tasks):
-            members = on_device(torch.from_numpy((tasks == number).nonzero()[0]), device)
-            if len(members):
-                logits = encoder.heads[name](vectors[members])
-                loss = loss + nn.functional.cross_entropy(logits, labels[members], reduction="sum")
-        loss = loss / len(rows)
+            own = piece[train_set.index.task[piece] == number]
+            if name in shares and len(own):
+                with encoder.forward_scope():
+                    written = encoder.language_loss(train_set.texts, own, train_set.capacity[name])
+                loss = loss + written * shares[name]
         loss.backward()
         total += loss.detach()
         log.count(train_set.index.length[piece], course.cost)
     return total
+
+
+def _head_losses(
+    encoder: MultiTaskEncoder, train_set: TrainSet, rows: Indices, device: torch.device
+) -> Tensor:
+    """Return the summed loss of those examples whose tasks have heads."""
+    tasks = train_set.index.tasks
+    headed = [number for number, name in enumerate(tasks) if name not in train_set.capacity]
+    rows = rows[np.isin(train_set.index.task[rows], headed)]
+    loss = torch.zeros((), device=device)
+    if not len(rows):
+        return loss
+    labels = on_device(torch.from_numpy(train_set.labels[rows]), device)
+    with encoder.forward_scope():
+        vectors = encoder.encode_texts(train_set.texts, rows)
+    for number in headed:
+        own = (train_set.index.task[rows] == number).nonzero()[0]
+        members = on_device(torch.from_numpy(own), device)
+        if len(members):
+            logits = encoder.heads[tasks[number]](vectors[members])
+            loss = loss + nn.functional.cross_entropy(logits, labels[members], reduction="sum")
+    return loss
 
 
 def _collect(losses: list[Tensor], norms: list[Tensor], log: StageLog) -> None:

@@ -24,13 +24,12 @@ from coral.training.data import (
     tokens_at_once,
 )
 from coral.training.encoder import pool
-from coral.training.evaluation import Probabilities
+from coral.training.evaluation import Predictions
 from coral.training.failures import DivergedError
 from coral.training.job import Begun, JobLog
 from coral.training.loop import (
     CHECK_EVERY,
     REPORT_SECONDS,
-    autocast,
     dropout_seed,
     peak_learning_rates,
     require_finite,
@@ -186,7 +185,7 @@ class Pack:
                 member.weights, tensors=self._stacked.state(k), moments=optimizer.moments(k)
             )
 
-    def predict(self, examples: EvaluationSet) -> list[dict[str, Probabilities]]:
+    def predict(self, examples: EvaluationSet) -> list[dict[str, Predictions]]:
         """Return each member's class probabilities, as ``evaluation.predict`` does for one."""
         count = len(self._members)
         texts, device = examples.texts, self._base.device
@@ -201,7 +200,7 @@ class Pack:
                     self._encode([(texts, chosen)] * count, rows).unflatten(0, (count, -1))
                 )
             vectors = torch.cat(found, dim=1)[:, order]
-            predictions: list[dict[str, Probabilities]] = [{} for _ in self._members]
+            predictions: list[dict[str, Predictions]] = [{} for _ in self._members]
             for task, chosen in examples.rows.items():
                 own = vectors[:, torch.from_numpy(chosen).to(device)].flatten(0, 1)
                 rows = Rows.of([len(chosen)] * count, [1] * count, device)
@@ -279,7 +278,7 @@ class Pack:
         if len(below) == len(known):
             hidden = on_device(_filled_up(below, rows.longest), device).index_select(0, picked)
             entrance = entering(self._base.stack, self._entrance.cut, hidden)
-        with autocast(device), self._stacked.applied_to(rows), entrance:
+        with self._base.autocast(), self._stacked.applied_to(rows), entrance:
             found = self._base.model(input_ids=ids, attention_mask=mask).last_hidden_state
         return pool(found.float(), mask, self._pooling)
 

@@ -112,14 +112,6 @@ def shared_rows(lengths: Indices, capacity: int) -> tuple[Indices, Indices]:
     return row, start
 
 
-def trained_tokens(texts: TokenizedTexts) -> NDArray[np.int64]:
-    """Return how many tokens of each text are trained, ``(n,)``."""
-    assert texts.trained is not None
-    sums = np.concatenate([[0], np.cumsum(texts.trained)])
-    counts: NDArray[np.int64] = (sums[texts.starts[1:]] - sums[texts.starts[:-1]]).astype(np.int64)
-    return counts
-
-
 def summed_loss(head: LanguageHead, states: Tensor, targets: Tensor) -> Tensor:
     """Return the summed negative log-likelihood of tokens.
 

@@ -29,6 +29,7 @@ from coral.ports import (
 from coral.records import Cost, Curve, Outcome, TestScore
 from coral.training import export
 from coral.training.base import BaseModel
+from coral.training.causal import require_packing
 from coral.training.checkpoint import Position
 from coral.training.course import StageLog
 from coral.training.data import (
@@ -41,11 +42,11 @@ from coral.training.data import (
     evaluation_part,
 )
 from coral.training.evaluation import (
-    Probabilities,
+    Predictions,
     bootstrap,
     interval,
     predict,
-    require_finite_probabilities,
+    require_finite_predictions,
     score_task,
     with_means,
 )
@@ -78,7 +79,8 @@ class LoraTrainer:
         slots: most jobs that train side by side; None for what a short trial finds best.
         remembered: folder in which processes keep what such trials found.
         """
-        self._fixed_slots = slots
+        causal = {name for name, loaded in tasks.items() if loaded.data.causal is not None}
+        self._fixed_slots = 1 if causal else slots  # packs have no place for rows of tokens
         self._remembered = remembered
         self._base = base
         self._tasks = dict(tasks)
@@ -86,7 +88,12 @@ class LoraTrainer:
         self._prefixes = prefixes
         self._train_sets: dict[tuple[int, int], TrainSet] = {}
         self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
-        classes = {name: len(loaded.data.label_names) for name, loaded in tasks.items()}
+        classes = {
+            name: 0 if name in causal else len(loaded.data.label_names)
+            for name, loaded in tasks.items()
+        }
+        if any(loaded.data.causal and loaded.data.causal.sample_packing for loaded in tasks.values()):
+            require_packing(base.model)
         self._runner = JobRunner(base, classes, checkpoints, self._train_set, report, prefixes)
 
     @cached_property
@@ -105,7 +112,7 @@ class LoraTrainer:
     def survey(self) -> Survey:
         """Return what the model and the data turned out to be."""
         longest = min(SURVEY_LENGTH, self._base.max_tokens or SURVEY_LENGTH)
-        lengths = self._split("validation", longest).texts.lengths
+        lengths = self._split("validation", longest).lengths
         return Survey(
             model_digest=self._base.digest,
             data_digest=data_digest(self._tasks),
@@ -206,11 +213,11 @@ class LoraTrainer:
         self,
         member: Member,
         examples: EvaluationSet,
-        predicted: Mapping[str, Probabilities],
+        predicted: Mapping[str, Predictions],
         seconds: float,
     ) -> Outcome:
         try:
-            require_finite_probabilities(predicted)
+            require_finite_predictions(predicted)
             return self._outcome(
                 member.job,
                 member.log,
@@ -322,7 +329,7 @@ class LoraTrainer:
         )
 
     def _metrics(
-        self, predictions: Mapping[str, Probabilities], labels: Mapping[str, NDArray[np.int64]]
+        self, predictions: Mapping[str, Predictions], labels: Mapping[str, NDArray[np.int64]]
     ) -> dict[str, float]:
         """Score predictions; what a plugin raises becomes a ``TaskError`` with its traceback."""
         metrics: dict[str, float] = {}
@@ -348,7 +355,9 @@ class LoraTrainer:
                 name: evaluation_part(getattr(loaded.data, split), percentage)
                 for name, loaded in self._tasks.items()
             }
-            self._splits[key] = build_evaluation_set(parts, self._base.tokenizer, sequence_len)
+            self._splits[key] = build_evaluation_set(
+                parts, self._base.tokenizer, sequence_len, self._tasks
+            )
         return self._splits[key]
 
     def _peak_memory(self) -> int:

@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerFast
 
 from coral.errors import ModelError, TaskError
 from coral.ports import CausalSettings, Examples
-from coral.training.conversations import PLAIN, Renderer, tokenize_rendered
+from coral.training.conversations import PLAIN, Renderer
+from coral.training.data import tokenize_answers
 from tests.training.language import CHATML, build_tokenizer, conversation
 
 LLAMA_3 = (
@@ -115,7 +116,7 @@ def test_the_plain_template_is_readable_and_ends_answers() -> None:
 def test_tokens_are_those_of_the_tokenizer_and_trained_ones_read_as_the_answers() -> None:
     tokenizer = build_tokenizer()
     rendered = Renderer("t", tokenizer, CausalSettings()).render(chat(TALK, TALK[:2]))
-    texts = tokenize_rendered(tokenizer, rendered, 256)
+    texts = tokenize_answers(tokenizer, rendered, 256)
     expected = tokenizer.apply_chat_template(TALK, tokenize=True, return_dict=False)
     assert texts.ids[: texts.starts[1]].tolist() == expected
     assert texts.trained is not None
@@ -125,7 +126,7 @@ def test_tokens_are_those_of_the_tokenizer_and_trained_ones_read_as_the_answers(
 
 def test_an_answer_behind_a_blank_is_trained_from_its_first_token() -> None:
     tokenizer = build_tokenizer(LLAMA_2)
-    texts = tokenize_rendered(
+    texts = tokenize_answers(
         tokenizer, Renderer("t", tokenizer, CausalSettings()).render(chat(TALK[:2])), 256
     )
     assert texts.trained is not None
@@ -135,7 +136,7 @@ def test_an_answer_behind_a_blank_is_trained_from_its_first_token() -> None:
 def test_cutting_keeps_the_beginning() -> None:
     tokenizer = build_tokenizer()
     rendered = Renderer("t", tokenizer, CausalSettings()).render(chat(TALK))
-    whole, cut = (tokenize_rendered(tokenizer, rendered, length) for length in (256, 5))
+    whole, cut = (tokenize_answers(tokenizer, rendered, length) for length in (256, 5))
     assert cut.ids.tolist() == whole.ids[:5].tolist()
     assert cut.trained is not None
     assert not cut.trained.any()
@@ -145,7 +146,7 @@ def test_prompts_and_answers_end_with_the_end_of_text() -> None:
     tokenizer: PreTrainedTokenizerFast = build_tokenizer(None)
     [example] = Renderer("t", tokenizer, CausalSettings()).render(pairs(("Say: ", "yes")))
     assert (example.text, example.prompt, example.answer) == ("Say: yes<|im_end|>", "Say: ", "yes")
-    texts = tokenize_rendered(tokenizer, [example], 64)
+    texts = tokenize_answers(tokenizer, [example], 64)
     assert texts.trained is not None
     assert tokenizer.decode(texts.ids[texts.trained]) == "yes<|im_end|>"
 

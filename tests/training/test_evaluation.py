@@ -91,7 +91,7 @@ class TestPredictions:
         self, base: BaseModel, encoder: MultiTaskEncoder
     ) -> None:
         torch.nn.init.constant_(encoder.heads["animal"].bias, float("inf"))
-        with pytest.raises(DivergedError, match="probabilities"):
+        with pytest.raises(DivergedError, match="predictions"):
             predict(encoder, evaluation_set(base, self.TEXTS[:2]))
 
 

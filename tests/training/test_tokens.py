@@ -12,14 +12,13 @@ import torch
 from coral.ports import CausalSettings
 from coral.training import tokens
 from coral.training.base import load_base
-from coral.training.conversations import Renderer, tokenize_rendered
-from coral.training.data import TokenizedTexts
+from coral.training.conversations import Renderer
+from coral.training.data import TokenizedTexts, tokenize_answers
 from coral.training.tokens import (
     shared_rows,
     summed_loss,
     token_batch,
     token_statistics,
-    trained_tokens,
 )
 from tests.training.language import build_tokenizer, conversation, save_language_model
 from tests.training.test_conversations import chat
@@ -37,7 +36,7 @@ TALKS = [
 @pytest.fixture(scope="module")
 def texts() -> TokenizedTexts:
     tokenizer = build_tokenizer()
-    return tokenize_rendered(
+    return tokenize_answers(
         tokenizer, Renderer("t", tokenizer, CausalSettings()).render(chat(*TALKS)), 256
     )
 
@@ -70,7 +69,7 @@ def test_batches_hold_each_text_with_positions_of_its_own(
     assert ids.tolist() == np.concatenate(own).tolist()
     assert positions.tolist() == np.concatenate([np.arange(len(one)) for one in own]).tolist()
     counts = torch.bincount(batch.owners, minlength=len(rows))
-    assert counts.tolist() == trained_tokens(texts)[rows].tolist()
+    assert counts.tolist() == texts.trained_tokens[rows].tolist()
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "gemma2", "gemma3"])

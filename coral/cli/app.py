@@ -164,6 +164,7 @@ def evolve(
         from rich.console import Console
 
         from coral import compose
+        from coral.cli.outline import print_outline
         from coral.cli.tables import print_forecast
         from coral.reporting import as_json
 
@@ -176,6 +177,8 @@ def evolve(
         facts = compose.dry_run(loaded, source, compose.SilentObserver())
         if json:
             typer.echo(as_json(facts))
+        elif facts["unchecked"]:
+            print_outline(facts, Console(highlight=False))
         else:
             print_forecast(facts, Console(highlight=False))
 
@@ -342,6 +345,34 @@ def data(
             typer.echo(as_json(facts))
         else:
             print_data(facts, Console(highlight=False))
+
+
+@app.command()
+def doctor(
+    config: Config = "quickstart",
+    overrides: Overrides = None,
+    *,
+    set_: SetOption = None,
+    plugins: Plugins = None,
+    simulate: Simulate = False,
+    json: Json = False,
+) -> None:
+    """Check versions, devices, memory, disk, network, model, data and plugins for a config."""
+    with reported():
+        from rich.console import Console
+
+        from coral.cli.doctor import print_checks
+        from coral.doctor import examine
+        from coral.reporting import as_json
+
+        pairs = _overrides(overrides, set_, simulate=simulate)
+        facts = examine(config, pairs, tuple(plugins or ()))
+        if json:
+            typer.echo(as_json(facts))
+        else:
+            print_checks(facts, Console(highlight=False))
+        if not facts["ok"]:
+            raise typer.Exit(1)
 
 
 @app.command(name="plugins")

@@ -72,9 +72,7 @@ def examine(
         told = [f"{source.path} is valid", *loaded.notes]
         checks.append(Check(topic="config", ok=True, told="\n".join(told)))
     except CoralError as error:
-        checks.append(
-            Check(topic="config", ok=False, told=str(error))
-        )
+        checks.append(Check(topic="config", ok=False, told=str(error)))
     checks += _guarded("plugins", lambda: _plugins(folders))
     if spec is not None and spec.simulated:
         told_mode = "simulated: neither model nor data nor workers are needed"
@@ -267,7 +265,7 @@ def _memory(spec: RunSpec, parameters: int | None) -> Iterator[Check]:
     weights = parameters * _bytes_per_parameter(spec)
     on_gpu = devices[0] != "cpu"
     own = WORKER_BYTES if on_gpu else WORKER_BYTES + weights
-    yield _fits("memory", own, len(devices), psutil.virtual_memory().available)
+    yield _fits("memory", own, len(devices), _free_memory())
     for device, free in (_gpu_memory() if on_gpu else {}).items():
         workers = devices.count(device)
         if workers:
@@ -289,6 +287,11 @@ def _fits(topic: str, each: float, workers: int, free: float) -> Check:
     if 0 < fitting < workers:
         remedy = f"Set execution.workers: {fitting}."
     return Check(topic=topic, ok=needed <= free, told=told, remedy=remedy)
+
+
+def _free_memory() -> float:
+    """Return the bytes that this machine can give to new processes."""
+    return float(psutil.virtual_memory().available)
 
 
 def _gpu_memory() -> dict[str, float]:
@@ -332,12 +335,16 @@ def _room(topic: str, folder: Path, needed: int) -> Check:
         key = "cache" if topic == "cache" else "output_dir"
         told = f"{folder} can't be written"
         return Check(topic=topic, ok=False, told=told, remedy=f"Set {key} to another folder.")
-    free = shutil.disk_usage(existing).free
+    free = _free_bytes(existing)
     told = f"{_size(free)} free at {folder}"
     if needed:
         told = f"up to {_size(needed)} of checkpoints, {told}"
     remedy = "Set cache_bytes to less, or cache to a folder with more room."
     return Check(topic=topic, ok=needed <= free, told=told, remedy=remedy)
+
+
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder).free
 
 
 def _size(count: float) -> str:

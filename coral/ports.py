@@ -43,6 +43,8 @@ class CausalSettings:
         chat_template: ``plain``, or a Jinja template; None for the tokenizer's own.
         generate_examples: most examples of a split for which answers are generated and compared.
         max_new_tokens: of an answer that is generated.
+        prompt_format: how somebody's question becomes a prompt: ``{prompt}`` stands for it. None if
+            it is said by the user of a conversation.
     """
 
     train_on_inputs: bool = False
@@ -50,6 +52,7 @@ class CausalSettings:
     chat_template: str | None = None
     generate_examples: int = 0
     max_new_tokens: int = 64
+    prompt_format: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -299,6 +299,7 @@ def adapter_card(
         "base_model_digest": survey.model_digest,
         "data_digest": survey.data_digest,
         "trust_remote_code": spec.execution.trust_remote_code,
+        "load_in_4bit": spec.execution.load_in_4bit,
         "genome": facts["genome"],
         "digest": facts["digest"],
         "plan": plan,

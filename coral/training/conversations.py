@@ -94,6 +94,18 @@ class Renderer:
         pairs = zip(split.inputs["prompt"], split.inputs["answer"], strict=True)
         return [self._prompted(prompt, answer) for prompt, answer in pairs]
 
+    def asked(self, question: str) -> Rendered:
+        """Return somebody's question as an example whose answer is yet to be written.
+
+        Raises: as ``render`` does.
+        """
+        form = self._settings.prompt_format
+        if form is not None:
+            return self._prompted(form.replace("{prompt}", question), PROBES[0])
+        self._require_template()
+        said = (("user", question), ("assistant", PROBES[0]))
+        return self._conversation([{"role": role, "content": content} for role, content in said])
+
     def _prompted(self, prompt: str, answer: str) -> Rendered:
         begun = f"{self._opening}{prompt}"
         text = f"{begun}{answer}{self._tokenizer.eos_token}"

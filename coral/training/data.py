@@ -151,6 +151,15 @@ class TrainSet:
     capacity: Mapping[str, int | None] = field(default_factory=dict)
     written: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
+    @property
+    def beyond(self) -> dict[str, int]:
+        """Examples whose answers lie wholly beyond the cut, by task that has any."""
+        lost = {
+            name: int(((self.index.task == number) & ~self.index.usable).sum())
+            for number, name in enumerate(self.index.tasks)
+        }
+        return {name: count for name, count in lost.items() if count}
+
     def token_shares(self, rows: Indices) -> dict[str, float]:
         """Return what one trained token counts in a batch's loss, by task of which it has any."""
         shares = {}

@@ -40,7 +40,7 @@ class MultiTaskEncoder(nn.Module):
     """Adapter and heads over a base.
 
     Attributes:
-        adapter: the PEFT model.
+        adapter: the PEFT model, or whatever holds its layers.
         heads: task name to linear head, of tasks that have one.
         entrance: where the base may be entered with what is known of its texts.
     """
@@ -48,7 +48,7 @@ class MultiTaskEncoder(nn.Module):
     def __init__(
         self,
         base: BaseModel,
-        adapter: PeftModel,
+        adapter: PeftModel | PreTrainedModel,
         heads: nn.ModuleDict,
         pooling: str,
         entrance: Entrance = WHOLE,

@@ -105,6 +105,10 @@ class JobRunner:
                 were made.
         """
         train_set = self._train_set(job.plan, job.seed)
+        log.notes += [
+            f"{name}: {count} of the examples have their answers beyond sequence_len and are left out"
+            for name, count in train_set.beyond.items()
+        ]
         ends = [0, *ladder_steps(job.stages, len(train_set.index), job.plan.schedule.batch_size)]
         own = self._own(job, ends, log)
         # Lost parents are trained on this very base, so they come before the child's own adapter.

@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -258,7 +259,16 @@ class LoraTrainer:
     def export(self, finalist: TrainingJob, folder: Path, card: Mapping[str, Any]) -> None:
         """Write the trained adapter, its heads, the tokenizer and ``card`` into ``folder``."""
         with self._runner.trained(finalist, JobLog()) as trained:
-            export.write(folder, trained.encoder, self._base, card)
+            export.write(folder, trained.encoder, self._base, self._with_answers(card))
+
+    def _with_answers(self, card: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a card that says how answers are written, of tasks that have them."""
+        causal = {name: loaded.data.causal for name, loaded in self._tasks.items()}
+        tasks = {
+            name: {**facts, "causal": asdict(settings)} if (settings := causal[name]) else facts
+            for name, facts in card["tasks"].items()
+        }
+        return {**card, "tasks": tasks}
 
     def _train_alone(self, job: TrainingJob, log: JobLog) -> Outcome:
         """Train one job and evaluate it."""

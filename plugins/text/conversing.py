@@ -34,6 +34,12 @@ WITHOUT_INPUT = (
 )
 """Prompts of the format alpaca. Source: Taori et al. 2023 (Stanford Alpaca)."""
 
+PROMPT_FORMATS = {
+    "alpaca": WITHOUT_INPUT.format(instruction="{prompt}"),
+    COMPLETION: "{prompt}",
+}
+"""How somebody's question becomes a prompt of a format; of chat it is said by the user."""
+
 Message = dict[str, str]
 
 

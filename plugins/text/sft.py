@@ -16,6 +16,7 @@ from coral.tasks import GENERATION_METRICS, LANGUAGE_METRICS, score_language
 from .columns import texts_in
 from .conversing import (
     COMPLETION,
+    PROMPT_FORMATS,
     Message,
     conversations_in,
     instructions_in,
@@ -138,6 +139,7 @@ class FineTuning:
                 chat_template=self.chat_template,
                 generate_examples=self.generate_examples,
                 max_new_tokens=self.max_new_tokens,
+                prompt_format=PROMPT_FORMATS.get(self.format),
             ),
         )
 

@@ -57,7 +57,9 @@ def capitals(count: int = 80, seed: int = 0) -> list[list[dict[str, str]]]:
     asked = []
     for number in range(count):
         country = rng.choice(sorted(COUNTRIES))
-        asked.append(conversation(f"{number}: capital of {country}?", f"{COUNTRIES[country]}."))
+        please = "please " * rng.randint(0, 6)
+        question = f"{number}: {please}capital of {country}?"
+        asked.append(conversation(question, f"{COUNTRIES[country]}."))
     return asked
 
 

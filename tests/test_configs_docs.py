@@ -71,7 +71,7 @@ def test_the_defaults_of_a_dialect_are_documented(dialect: Dialect) -> None:
 
 
 def test_the_optimizers_that_are_adamw_are_documented() -> None:
-    for name in PLAIN_ADAMW | SHORTENED_ADAMW:
+    for name in (*PLAIN_ADAMW, *SHORTENED_ADAMW):
         assert f"`{name}`" in section("Optimizers")
 
 

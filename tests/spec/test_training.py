@@ -228,3 +228,11 @@ def test_an_axolotl_config_reads_as_it_is(load: Load) -> None:
 def test_a_number_in_quotes_stays_a_text(load: Load, faults: Faults) -> None:
     assert load("output_dir: '1e5'\n").spec.output_dir == "1e5"
     assert 'got "2e-4"' in only(faults("learning_rate: '2e-4'\n")).rule
+
+
+def test_warm_up_in_steps_leaves_no_share_to_search(load: Load, faults: Faults) -> None:
+    genes = {gene.path for gene in load("warmup_steps: 10\n").spec.space.genes}
+    assert "schedule.warmup_ratio" not in genes
+    fault = only(faults("warmup_steps: 10\nsearch_space: {warmup_ratio: {low: 0.0, high: 0.2}}\n"))
+    assert fault.key == "search_space.warmup_ratio"
+    assert "schedule.warmup_steps is 0, got 10" in fault.rule

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -139,18 +140,22 @@ def _data(config: Translation) -> None:
         rule = f"must be a list, got {shown(items)}"
         config.fault(("datasets",), rule, "Write `- path: ...` lines.")
         items = []
-    tasks = []
     for i, item in enumerate(items):
-        if isinstance(item, dict):
-            tasks.append(_task(config, item, i))
-        else:
+        if not isinstance(item, dict):
             rule = f"must be a mapping with path and type, got {shown(item)}"
             config.fault(("datasets", i), rule, "Write `- path: ...` lines.")
-    own = [item for item in items if isinstance(item, dict)]
-    _templates(config, own, tasks)
+    own = [(i, item) for i, item in enumerate(items) if isinstance(item, dict)]
+    tasks = [_task(config, item, i, number) for number, (i, item) in enumerate(own)]
+    foreign = [
+        _template(config, item, i, number, task)
+        for number, ((i, item), task) in enumerate(zip(own, tasks, strict=True))
+        if task["format"] == "chat"
+    ]
+    if any(foreign):
+        told_template(config, "chat_template", ", ".join(sorted({*filter(None, foreign)})))
     put_all(config, tasks, "train_on_inputs", "train_on_inputs")
     put_all(config, tasks, "sample_packing", "sample_packing")
-    if _test_datasets(config, own):
+    if _test_datasets(config, [item for _, item in own]):
         for task in tasks:
             task.pop("split", None)
     else:
@@ -158,37 +163,36 @@ def _data(config: Translation) -> None:
     place_tasks(config, tasks)
 
 
-def _templates(
-    config: Translation, items: list[dict[str, Any]], tasks: list[dict[str, Any]]
-) -> None:
-    """Give conversations their template; a data set's own goes before that of all."""
-    foreign: set[str] = set()
-    for i, (item, task) in enumerate(zip(items, tasks, strict=True)):
-        if task["format"] != "chat":
-            continue
-        home: KeyPath = ("datasets", i)
-        for block, around in ((item, home), (config.top, ())):
-            jinja, name = block.get("chat_template_jinja"), block.get("chat_template")
-            if jinja not in EMPTY:
-                key: KeyPath = (*around, "chat_template_jinja")
-                task["chat_template"] = template_of(config, jinja, key)
-                config.come_from(("tasks", i, "chat_template"), key)
-            elif name in TEMPLATES:
-                task["chat_template"] = TEMPLATES[name]
-                config.come_from(("tasks", i, "chat_template"), (*around, "chat_template"))
-            elif name not in EMPTY:
-                foreign.add(str(name))
-            if jinja not in EMPTY or name not in EMPTY:
-                break
-    foreign = {name for name in foreign if not name.startswith("tokenizer_default")}
-    if foreign:
-        told_template(config, "chat_template", ", ".join(sorted(foreign)))
+def _template(
+    config: Translation, item: dict[str, Any], i: int, number: int, task: dict[str, Any]
+) -> str:
+    """Give conversations their template: the data set's own, or that of all.
+
+    Returns:
+        The name of a template that is to be the tokenizer's own; empty if it is another.
+    """
+    home: KeyPath = ("datasets", i)
+    said_by: list[tuple[Mapping[str, Any], KeyPath]] = [(item, home), (config.top, ())]
+    for block, around in said_by:
+        jinja, name = block.get("chat_template_jinja"), block.get("chat_template")
+        if jinja not in EMPTY:
+            key: KeyPath = (*around, "chat_template_jinja")
+            task["chat_template"] = template_of(config, jinja, key)
+            config.come_from(("tasks", number, "chat_template"), key)
+            return ""
+        if isinstance(name, str) and name in TEMPLATES:
+            task["chat_template"] = TEMPLATES[name]
+            config.come_from(("tasks", number, "chat_template"), (*around, "chat_template"))
+            return ""
+        if name not in EMPTY:
+            return "" if str(name).startswith("tokenizer_default") else str(name)
+    return ""
 
 
-def _task(config: Translation, item: dict[str, Any], i: int) -> dict[str, Any]:
+def _task(config: Translation, item: dict[str, Any], i: int, number: int) -> dict[str, Any]:
     """Return a task for a data set; what it says wrongly is noted and left out."""
     home: KeyPath = ("datasets", i)
-    config.come_from(("tasks", i), home)
+    config.come_from(("tasks", number), home)
     for key, value in item.items():
         if key in DATASET_REFUSED:
             refusal = DATASET_REFUSED[key]
@@ -202,20 +206,20 @@ def _task(config: Translation, item: dict[str, Any], i: int) -> dict[str, Any]:
     path = _path(config, item, home)
     task: dict[str, Any] = {"name": task_name(path), "type": TASK_TYPE, "path": path}
     task["format"] = form
-    config.come_from(("tasks", i, "format"), (*home, "type"))
-    config.come_from(("tasks", i, "name"), (*home, "path"))
-    config.come_from(("tasks", i, "type"), home)
+    config.come_from(("tasks", number, "format"), (*home, "type"))
+    config.come_from(("tasks", number, "name"), (*home, "path"))
+    config.come_from(("tasks", number, "type"), home)
     for key, option in (("split", "split"), ("name", "subset"), ("revision", "revision")):
         if item.get(key) not in EMPTY:
             task[option] = item[key]
-            config.come_from(("tasks", i, option), (*home, key))
+            config.come_from(("tasks", number, option), (*home, key))
     if form == "chat":
         task["messages"] = item.get("field_messages") or "messages"
-        config.come_from(("tasks", i, "messages"), (*home, "field_messages"))
+        config.come_from(("tasks", number, "messages"), (*home, "field_messages"))
         _messages(config, item, home)
     elif form == "completion" and item.get("field") not in (*EMPTY, "text"):
         task["text"] = item["field"]
-        config.come_from(("tasks", i, "text"), (*home, "field"))
+        config.come_from(("tasks", number, "text"), (*home, "field"))
     return task
 
 
@@ -291,7 +295,7 @@ def _messages(config: Translation, item: dict[str, Any], home: KeyPath) -> None:
 def _test_datasets(config: Translation, items: list[dict[str, Any]]) -> bool:
     """Return whether the data have splits of their own to validate on."""
     given = config.get("test_datasets", [])
-    trained = {item.get("path") for item in items}
+    trained = [item.get("path") for item in items]
     for i, item in enumerate(given if isinstance(given, list) else [given]):
         entry = item if isinstance(item, dict) else {}
         if entry.get("path") not in trained or entry.get("split") not in SPLIT_NAMES:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -51,9 +51,9 @@ class Dialect:
     name: str
     article: str
     signs: tuple[str, ...]
-    mapped: Mapping[str, str]
-    ignored: Mapping[str, tuple[str, ...]]
-    refused: Mapping[str, Refusal]
+    mapped: Mapping[str, str] = field(repr=False)
+    ignored: Mapping[str, tuple[str, ...]] = field(repr=False)
+    refused: Mapping[str, Refusal] = field(repr=False)
     defaults: Mapping[str, Any]
     translate: Callable[[Any], None]
 

@@ -15,29 +15,25 @@ from coral.spec.fields import Reader
 from coral.spec.training import canonical, training_entries
 
 TASK_TYPE = "sft"
-PLAIN_ADAMW = frozenset(
-    {
-        "adamw_hf",
-        "adamw_torch",
-        "adamw_torch_fused",
-        "adamw_torch_npu_fused",
-        "adamw_torch_xla",
-        "adamw_apex_fused",
-        "paged_adamw",
-        "paged_adamw_32bit",
-    }
+PLAIN_ADAMW = (
+    "adamw_hf",
+    "adamw_torch",
+    "adamw_torch_fused",
+    "adamw_torch_npu_fused",
+    "adamw_torch_xla",
+    "adamw_apex_fused",
+    "paged_adamw",
+    "paged_adamw_32bit",
 )
 """AdamW with moments in 32 bits, as Coral has it."""
-SHORTENED_ADAMW = frozenset(
-    {
-        "adamw_8bit",
-        "adamw_bnb_8bit",
-        "adamw_torch_4bit",
-        "adamw_torch_8bit",
-        "ao_adamw_4bit",
-        "ao_adamw_8bit",
-        "paged_adamw_8bit",
-    }
+SHORTENED_ADAMW = (
+    "adamw_8bit",
+    "adamw_bnb_8bit",
+    "adamw_torch_4bit",
+    "adamw_torch_8bit",
+    "ao_adamw_4bit",
+    "ao_adamw_8bit",
+    "paged_adamw_8bit",
 )
 """AdamW that keeps its moments in fewer bits to save memory, at the cost of some precision."""
 MOMENTS: Mapping[str, float] = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8}
@@ -239,8 +235,9 @@ def make_search_space(translation: Translation, depth: int | None) -> None:
             space[name] = {"low": _rounded(value / SPREAD), "high": _rounded(value * SPREAD)}
     for gene in space.values():
         gene["log"] = True
-    if "adapter.layers" not in fields:
-        space["layers"] = list(_fewer_layers(depth))
+    layers = _fewer_layers(depth)
+    if "adapter.layers" not in fields and len(layers) > 1:
+        space["layers"] = list(layers)
     size = _batch_of(fields)
     if size is not None:
         space["batch_size"] = sorted({max(1, size // 2), size, size * 2})

@@ -118,6 +118,13 @@ def test_a_model_on_this_machine_tells_which_layers_to_search(read: Load) -> Non
     assert layers.options == ("all", "top-6", "top-3")
 
 
+def test_a_model_of_one_layer_has_no_layers_to_search(read: Load) -> None:
+    Path("model").mkdir()
+    Path("model/config.json").write_text('{"num_hidden_layers": 1}')
+    spec = read(AXOLOTL.replace("org/small-llama", "./model")).spec
+    assert "adapter.layers" not in {gene.path for gene in spec.space.genes}
+
+
 def test_corals_own_blocks_stand_beside_axolotls_keys(read: Load) -> None:
     spec = read(
         AXOLOTL

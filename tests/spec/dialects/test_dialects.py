@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from coral.errors import ConfigError, Fault
 from coral.spec.dialects import AXOLOTL, DIALECTS, LLAMA_FACTORY, dialect_of
 from coral.spec.dialects.dialect import OWN_KEYS, Dialect
-from coral.spec.document import Document, parse_document
+from coral.spec.document import Document, dump_yaml, parse_document
 from tests.spec.configs import Load
 from tests.spec.dialects import configs
 
@@ -74,3 +77,40 @@ def test_every_key_that_says_nothing_is_let_pass(dialect: Dialect, read: Load) -
     unsaid = [key for key in dialect.plain_keys() if key not in written]
     assert len(unsaid) > 50
     assert read(whole + "".join(f"{key}:\n" for key in unsaid)).spec == before.spec
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 4096)
+    | st.floats(-1, 1e6)
+    | st.just(float("nan"))
+    | st.sampled_from(["auto", "lora", "a,b", "x", "", "{{ messages }}", "org/data", "train"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["path", "type", "name", "split", "roles", "pad_token", "field"]),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
+@given(data=st.data())
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_key_says_it_is_read_or_a_fault_of_its_line(
+    dialect: Dialect, data: st.DataObject, read: Load
+) -> None:
+    whole = document(configs.AXOLOTL if dialect is AXOLOTL else configs.LLAMA_FACTORY).data
+    keys = sorted({*dialect.plain_keys(), *whole})
+    changed = data.draw(st.dictionaries(st.sampled_from(keys), VALUES, min_size=1, max_size=3))
+    faults: tuple[Fault, ...] = ()
+    try:
+        read(dump_yaml({**whole, **changed}))
+    except ConfigError as error:
+        faults = error.faults
+    assert all(fault.rule and fault.remedy for fault in faults)
+    assert all(fault.where.rpartition(":")[2].isdecimal() for fault in faults)

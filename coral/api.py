@@ -178,15 +178,21 @@ def lineage(run: str | Path, trial: int | str | None = None) -> dict[str, Any]:
     return stored_run.read_lineage(Path(run), None if trial is None else str(trial))
 
 
-def predict(run: str | Path, texts: Sequence[str]) -> list[dict[str, dict[str, float]]]:
-    """Label texts with a run's champion, or with any folder that Coral handed over.
+def predict(
+    run: str | Path, texts: Sequence[str | tuple[str, str]]
+) -> list[dict[str, dict[str, float] | str]]:
+    """Label or answer texts with a run's champion or any folder that Coral handed over.
+
+    Args:
+        texts: or pairs of them, for tasks that compare two.
 
     Returns:
-        For each text, task name to label name to probability.
+        For each text, task name to label name to probability, or to the predicted number; or, of a
+        task whose answers are written, to the answer.
 
     Raises:
         RunError: there is no adapter, as in a simulated run.
-        ModelError: the adapter is damaged, or its base model can't be loaded.
+        ModelError: the adapter is damaged, its base model can't be loaded, or a pair is needed.
     """
     folder = stored_run.find_champion(Path(run))
 

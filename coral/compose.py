@@ -142,6 +142,9 @@ def start_run(
     with ExitStack() as stack:
         used = stack.enter_context(backend(spec, source.folders, observer, fresh))
         check_survey(config, used.survey)
+        for task in used.survey.tasks:
+            for note in task.notes:
+                observer.on_notice(f"{task.name}: {note}", f"{task.name}: {note}")
         name = f"{spec.name}-simulated" if spec.simulated else spec.name
         folder = claim(Path(spec.output_dir) if spec.output_dir else RUNS / name)
         spec = replace(spec, output_dir=str(folder))

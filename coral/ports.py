@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coral.errors import TaskError
 from coral.fidelity.stages import Stage
 from coral.plan import TrainingPlan
 from coral.records import Derivation, Direction, Event, Outcome, TestScore
+
+Problem = Literal["single_label", "multi_label", "regression", "causal_lm"]
+"""What a task asks for: one class of several, any number of labels, numbers, or written answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,16 +25,34 @@ class Examples:
 
     Attributes:
         texts: one string an example.
-        labels: ``(n,)`` int64 class indices.
-        inputs: further inputs by name, one value an example.
+        labels: by the task's problem ``(n,)`` int64 class indices, ``(n, labels)`` int64 of 0 and
+            1, or ``(n, numbers)`` float64; of written answers ``(n,)`` zeros.
+        pairs: the second text of each example, where there are two; else empty.
+        inputs: what else examples hold, such as images: name to one value an example.
     """
 
     texts: tuple[str, ...]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
+    pairs: tuple[str, ...] = ()
     inputs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def take(self, rows: Iterable[int]) -> Examples:
+        """Return some of the examples, in the order of ``rows``."""
+        chosen = list(rows)
+        return Examples(
+            texts=tuple(self.texts[i] for i in chosen),
+            labels=self.labels[chosen],
+            pairs=tuple(self.pairs[i] for i in chosen) if self.pairs else (),
+            inputs={name: [values[i] for i in chosen] for name, values in self.inputs.items()},
+        )
+
+    @property
+    def contents(self) -> tuple[tuple[str, ...], ...]:
+        """What each example says: its text, or its two texts."""
+        return tuple(zip(self.texts, self.pairs, strict=True) if self.pairs else zip(self.texts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,18 +79,30 @@ class CausalSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskData:
-    """A task's three splits and the names of its classes.
+    """A task's three splits.
 
     Attributes:
-        causal: of a task whose answers are written; its examples have the inputs ``messages``
-            (conversations of ``role`` and ``content``), or ``prompt`` and ``answer``.
+        label_names: of its classes, labels or numbers.
+        notes: what the user should know of how the data were read, in words.
+        causal: of a task whose answers are written (``causal_lm``), which has no label names. Its
+            examples have the inputs ``messages`` (conversations of ``role`` and ``content``), or
+            ``prompt`` and ``answer``.
     """
 
     train: Examples
     validation: Examples
     test: Examples
     label_names: tuple[str, ...]
+    problem: Problem = "single_label"
+    notes: tuple[str, ...] = ()
     causal: CausalSettings | None = None
+
+    def __post_init__(self) -> None:
+        if (self.problem == "causal_lm") != (self.causal is not None):
+            raise TaskError(
+                f"a task's data must have `causal` if their problem is causal_lm, and else not; got"
+                f" {self.problem} and {self.causal}.\nCorrect the plugin."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +117,7 @@ class DataContext:
 
 
 class Task(Protocol):
-    """A classification task. Plugins register a factory: ``factory(**options) -> Task``."""
+    """A task. Plugins register a factory: ``factory(**options) -> Task``."""
 
     @property
     def name(self) -> str: ...
@@ -100,14 +134,14 @@ class Task(Protocol):
         """Return the splits, the same in every process."""
         ...
 
-    def score(
-        self, labels: NDArray[np.int64], probabilities: NDArray[np.float64]
-    ) -> Mapping[str, float]:
+    def score(self, labels: NDArray[Any], predictions: NDArray[np.float64]) -> Mapping[str, float]:
         """Score predictions.
 
         Args:
-            labels: ``(n,)`` true class indices.
-            probabilities: ``(n, classes)``, rows summing to 1.
+            labels: as in ``Examples``.
+            predictions: ``(n, label_names)``: probabilities, of which a row sums to 1 if just one
+                label is right; or numbers, in the unit of the labels. Of written answers
+                statistics, ``(n, 3)`` or ``(n, 5)``, see ``coral.tasks.score_language``.
         """
         ...
 
@@ -183,7 +217,13 @@ class LinearModule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSurvey:
-    """What a loaded task holds."""
+    """What a loaded task holds.
+
+    Attributes:
+        center, spread: of numbers among the train labels, as their mean and standard deviation.
+        texts: an example.
+        notes: see ``TaskData``.
+    """
 
     name: str
     metrics: Mapping[str, Direction]
@@ -192,6 +232,11 @@ class TaskSurvey:
     train_examples: int
     validation_examples: int
     test_examples: int
+    problem: Problem = "single_label"
+    center: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
+    texts: int = 1
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,7 +62,7 @@ def open_run(folder: Path, store: SqliteRunStore) -> OpenRun:
 def _survey_from(data: dict[str, Any]) -> Survey:
     modules = tuple(LinearModule(**module) for module in data.pop("linear_modules"))
     tasks = tuple(
-        TaskSurvey(**{**task, "label_names": tuple(task["label_names"])})
+        TaskSurvey(**task | {key: tuple(v) for key, v in task.items() if isinstance(v, list)})
         for task in data.pop("tasks")
     )
     rates = tuple((count, rate) for count, rate in data.pop("slot_rates", ()))

@@ -14,7 +14,7 @@ def view_data(config: LoadedConfig, registry: Registry) -> Facts:
 
     Raises:
         TaskError: data can't be read.
-        ModelError: the tokenizer can't be loaded.
+        ModelError: the tokenizer can't be loaded, or lacks what a task needs of it.
     """
     from coral.training.base import load_tokenizer
     from coral.training.looking import look_at
@@ -30,5 +30,5 @@ def view_data(config: LoadedConfig, registry: Registry) -> Facts:
     return {
         "base_model": spec.base_model,
         "sequence_len": length,
-        "tasks": {name: look_at(data, tokenizer, length) for name, data in loaded.items()},
+        "tasks": {name: look_at(name, data, tokenizer, length) for name, data in loaded.items()},
     }

@@ -137,15 +137,16 @@ def runs(
 def predict(
     run: RunFolder,
     texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts; none or `-` reads lines from stdin.")
+        list[str] | None,
+        typer.Argument(help="Texts, pairs divided by a tab; none or `-` reads lines from stdin."),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", help="A text file, one text a line.")
+        Path | None, typer.Option("--file", help="A text file, one text or pair a line.")
     ] = None,
     simulate: Annotated[bool, typer.Option("--simulate", hidden=True)] = False,
     json: Json = False,
 ) -> None:
-    """Label texts with a run's champion."""
+    """Label or answer texts with a run's champion."""
     with reported():
         if simulate:
             raise RunError(
@@ -170,6 +171,9 @@ def predict(
         for text, answer in zip(given, answers, strict=True):
             console.print(Text(text, style="bold"), soft_wrap=True)
             for task, shares in answer.items():
+                if isinstance(shares, str):
+                    console.print(Text(f"  {task}: {shares}"), soft_wrap=True)
+                    continue
                 best = sorted(shares.items(), key=lambda item: -item[1])[:3]
                 told = "  ".join(f"{label} {share:.2f}" for label, share in best)
                 console.print(Text(f"  {task}: {told}"))

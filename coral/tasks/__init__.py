@@ -2,12 +2,16 @@
 
 from coral.tasks.classification import CLASSIFICATION_METRICS, macro_auroc, score_classification
 from coral.tasks.language import GENERATION_METRICS, LANGUAGE_METRICS, score_language
+from coral.tasks.multilabel import MULTILABEL_METRICS, score_multilabel
 from coral.tasks.registry import Plugin, Registry, TaskFactory, discover
+from coral.tasks.regression import REGRESSION_METRICS, score_regression
 
 __all__ = [
     "CLASSIFICATION_METRICS",
     "GENERATION_METRICS",
     "LANGUAGE_METRICS",
+    "MULTILABEL_METRICS",
+    "REGRESSION_METRICS",
     "Plugin",
     "Registry",
     "TaskFactory",
@@ -15,4 +19,6 @@ __all__ = [
     "macro_auroc",
     "score_classification",
     "score_language",
+    "score_multilabel",
+    "score_regression",
 ]

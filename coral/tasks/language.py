@@ -23,9 +23,9 @@ def score_language(statistics: NDArray[np.float64]) -> dict[str, float]:
     """Score what a language model did with each example.
 
     Args:
-        statistics: ``(n, 3)`` or ``(n, 5)``: summed negative log-likelihood of the trained tokens in
-            nats, their number, how many were the most probable ones; and exact match and ROUGE-L of
-            a generated answer, NaN where none was.
+        statistics: ``(n, 3)`` or ``(n, 5)``: summed negative log-likelihood of the trained tokens
+            in nats, their number, how many were the most probable ones; and exact match and ROUGE-L
+            of a generated answer, NaN where none was.
 
     Returns:
         perplexity: exponential of the mean negative log-likelihood of a token.
@@ -40,8 +40,8 @@ def score_language(statistics: NDArray[np.float64]) -> dict[str, float]:
     """
     if statistics.ndim != 2 or statistics.shape[1] not in (3, 5):
         raise ValueError(
-            f"statistics must be (n, 3) or (n, 5), got shape {statistics.shape}. Give a row for each"
-            " example, as the trainer hands them over."
+            f"statistics must be (n, 3) or (n, 5), got shape {statistics.shape}. Give a row for"
+            " each example, as the trainer hands them over."
         )
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         loss, tokens, correct = statistics[:, :3].sum(axis=0)

@@ -127,7 +127,7 @@ def load_base(
     tokenizer = load_tokenizer(base_model, trust_remote_code=trust_remote_code)
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     quantization = _four_bits(dtype) if load_in_4bit else None
-    loader = AutoModelForCausalLM if causal else AutoModel
+    loader: Any = AutoModelForCausalLM if causal else AutoModel
     with _loading(base_model):
         model, loaded = loader.from_pretrained(
             name,

@@ -48,30 +48,30 @@ class TrainIndex:
 
 
 def build_index(
-    labels: Mapping[str, Indices],
+    strata: Mapping[str, Indices],
     lengths: Mapping[str, Indices],
     seed: int,
     usable: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> TrainIndex:
-    """Return the index over tasks in the order of ``labels``.
+    """Return the index over tasks in the order of ``strata``.
 
     Args:
-        labels: task name to ``(n,)`` class indices.
+        strata: task name to ``(n,)`` numbers; a data fraction holds equal shares of all of them.
         lengths: task name to ``(n,)`` tokens.
         seed: of the run; fixes the permutation behind the data fractions.
         usable: task name to ``(n,)``, of tasks with examples that nothing can be learned from. They
             count as examples all the same, so that budgets don't depend on where texts are cut.
     """
-    tasks = tuple(labels)
+    tasks = tuple(strata)
     given = usable or {}
     return TrainIndex(
         tasks=tasks,
-        task=np.concatenate([np.full(len(labels[name]), i) for i, name in enumerate(tasks)]),
+        task=np.concatenate([np.full(len(strata[name]), i) for i, name in enumerate(tasks)]),
         length=np.concatenate([lengths[name] for name in tasks]),
         difficulty=np.concatenate([_difficulty(lengths[name]) for name in tasks]),
-        priority=np.concatenate([_priority(labels[name], seed, name) for name in tasks]),
+        priority=np.concatenate([_priority(strata[name], seed, name) for name in tasks]),
         usable=np.concatenate(
-            [given.get(name, np.ones(len(labels[name]), dtype=np.bool_)) for name in tasks]
+            [given.get(name, np.ones(len(strata[name]), dtype=np.bool_)) for name in tasks]
         ),
     )
 
@@ -83,12 +83,12 @@ def _difficulty(lengths: Indices) -> NDArray[np.float64]:
     return rank
 
 
-def _priority(labels: Indices, seed: int, task: str) -> NDArray[np.float64]:
-    """Return priorities whose lowest share holds about that share of every class."""
+def _priority(strata: Indices, seed: int, task: str) -> NDArray[np.float64]:
+    """Return priorities whose lowest share holds about that share of every stratum."""
     rng = stream(seed, "fraction", task)
-    priority = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    priority = np.empty(len(strata))
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
         positions = rng.permutation(len(members)) + rng.random(len(members))
         priority[members] = positions / len(members)
     return priority

@@ -1,7 +1,7 @@
 """Causal language models: their decoder is the base, their output embedding a frozen head.
 
-Layers, adapters, prefixes and checkpoints know the decoder alone, as if it had been loaded without its
-head. The head turns hidden states into logits just where tokens are scored.
+Layers, adapters, prefixes and checkpoints know the decoder alone, as if it had been loaded without
+its head. The head turns hidden states into logits just where tokens are scored.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def separate(lm: PreTrainedModel, name: str) -> tuple[PreTrainedModel, LanguageH
 @torch.no_grad()
 def _try(lm: PreTrainedModel, decoder: PreTrainedModel, head: LanguageHead, name: str) -> None:
     """Compare logits with the model's own, and look whether tokens see what follows them."""
-    words = lm.get_input_embeddings().weight.shape[0]
+    words = _words(lm)
     ids = (torch.arange(TRIED_TOKENS, device=lm.device) * 7 + 1)[None] % words
     hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state
     tolerance = TOLERANCE.get(hidden.dtype, COARSE_TOLERANCE)
@@ -109,6 +109,12 @@ def _try(lm: PreTrainedModel, decoder: PreTrainedModel, head: LanguageHead, name
         )
 
 
+def _words(model: PreTrainedModel) -> int:
+    """Return the size of a model's vocabulary."""
+    embedding: Any = model.get_input_embeddings()
+    return int(embedding.weight.shape[0])
+
+
 @torch.no_grad()
 def require_packing(decoder: PreTrainedModel) -> None:
     """Check that samples which share a row don't see each other.
@@ -116,7 +122,7 @@ def require_packing(decoder: PreTrainedModel) -> None:
     Raises:
         ModelError: they do.
     """
-    words = decoder.get_input_embeddings().weight.shape[0]
+    words = _words(decoder)
     one = (torch.arange(TRIED_TOKENS, device=decoder.device) * 7 + 1)[None] % words
     row, positions = one.repeat(1, 2), torch.arange(TRIED_TOKENS, device=one.device).repeat(2)
     alone = decoder(input_ids=one, use_cache=False).last_hidden_state

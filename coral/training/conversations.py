@@ -1,13 +1,12 @@
 """From conversations and prompts to tokens, and which of them are trained.
 
-Every example becomes one text with the spans of characters that a model shall learn to write. The text
-is what the tokenizer's own chat template makes of it, so the spans have to be found in it: templates
-trim what is said, move it, and leave out thoughts of earlier turns.
+Every example becomes one text with the spans of characters that a model shall learn to write. The
+text is what the tokenizer's own chat template makes of it, so the spans have to be found in it:
+templates trim what is said, move it, and leave out thoughts of earlier turns.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -75,7 +74,7 @@ class Renderer:
         if not tokenizer.is_fast:
             raise ModelError(
                 "tasks of type sft need a tokenizer that tells where its tokens begin in a text (a"
-                " \"fast\" one, with a tokenizer.json); this one doesn't.\nSave it once more with a"
+                ' "fast" one, with a tokenizer.json); this one doesn\'t.\nSave it once more with a'
                 " current version of transformers, or name another model."
             )
         template = settings.chat_template
@@ -133,9 +132,7 @@ class Renderer:
                 f" choose another template with `chat_template:`, such as {PLAIN}."
             ) from error
         trained = ((0, len(text)),) if self._settings.train_on_inputs else spans
-        return Rendered(
-            text=text, trained=trained, prompt=prompt, answer=messages[last]["content"]
-        )
+        return Rendered(text=text, trained=trained, prompt=prompt, answer=messages[last]["content"])
 
     def _apply(self, messages: Sequence[Message], begins_answer: bool) -> str:
         text: Any = self._tokenizer.apply_chat_template(
@@ -160,8 +157,8 @@ def answers_in(
 ) -> tuple[str, tuple[tuple[int, int], ...]]:
     """Return a conversation as text, and where in it the assistant's turns are.
 
-    A turn begins where the template would let the model begin, and ends with what ends a turn; blanks
-    after that are left out. It is found by looking at what changes when the turn says something else.
+    A turn begins where the template would let the model begin, and ends with what ends a turn;
+    blanks after that are left out. It is found by what changes when the turn says something else.
     """
     whole = render(messages, False)
     spans: list[tuple[int, int]] = []
@@ -169,8 +166,8 @@ def answers_in(
         if message["role"] != "assistant":
             continue
         one, two = (render(_saying(messages, i, probe), False) for probe in PROBES)
-        start = len(os.path.commonprefix([whole, one, two]))
-        after = len(os.path.commonprefix([text[::-1] for text in (whole, one, two)]))
+        start = _common([whole, one, two])
+        after = _common([text[::-1] for text in (whole, one, two)])
         end = max(start, len(whole) - after)
         before = spans[-1][1] if spans else 0
         spans.append((_opened(whole, messages[:i], before, start, render), end))
@@ -203,8 +200,15 @@ def _closing(rest: str, messages: Sequence[Message], render: Render) -> int:
     probe = PROBES[0]
     ended = render(_saying(messages, len(messages) - 1, probe), False)
     tail = ended[ended.rfind(probe) + len(probe) :]
-    common = os.path.commonprefix([rest, tail])
-    return len(common.rstrip() or common)
+    shared = rest[: _common([rest, tail])]
+    return len(shared.rstrip() or shared)
+
+
+def _common(texts: Sequence[str]) -> int:
+    """Return how many characters all texts begin with."""
+    first, last = min(texts), max(texts)
+    differing = (i for i, (one, two) in enumerate(zip(first, last, strict=False)) if one != two)
+    return next(differing, min(len(first), len(last)))
 
 
 def turn_ends(tokenizer: PreTrainedTokenizerBase, examples: Sequence[Rendered]) -> frozenset[int]:
@@ -222,8 +226,8 @@ def encode(
 ) -> tuple[list[NDArray[np.int64]], list[NDArray[np.bool_]]]:
     """Return each text's tokens, cut to ``sequence_len``, and which of them are trained.
 
-    A token is trained if it ends within a trained span. The first token of a text never is: there is
-    nothing to tell it from.
+    A token is trained if it ends within a trained span. The first token of a text never is: there
+    is nothing to tell it from.
     """
     encoded = tokenizer(
         [example.text for example in examples],
@@ -242,9 +246,7 @@ def encode(
     )
 
 
-def _trained_tokens(
-    ends: NDArray[np.int64], spans: Sequence[tuple[int, int]]
-) -> NDArray[np.bool_]:
+def _trained_tokens(ends: NDArray[np.int64], spans: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:
     """Return ``(tokens,)``, given where each token ends."""
     trained = np.zeros(len(ends), dtype=np.bool_)
     for start, end in spans:

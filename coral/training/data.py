@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +19,34 @@ from coral.errors import TaskError
 from coral.ports import CausalSettings, Examples, Task, TaskData
 from coral.training.batches import Indices, TrainIndex, build_index
 from coral.training.conversations import Rendered, Renderer, encode
+from coral.training.targets import Target, strata
+
+
+class Padded(NamedTuple):
+    """Texts as long as the longest of them, each ``(rows, longest)``.
+
+    Attributes:
+        segments: 0 for tokens of first texts and 1 for those of second ones; None if there are
+            none, or if the model does not tell them apart.
+    """
+
+    ids: Tensor
+    mask: Tensor
+    segments: Tensor | None = None
+
+    def on(self, device: torch.device) -> Padded:
+        """Return them on a device."""
+        return self.each(lambda tensor: on_device(tensor, device))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Padded:
+        """Return them all changed in the same way."""
+        segments = None if self.segments is None else change(self.segments)
+        return Padded(change(self.ids), change(self.mask), segments)
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Return them by the names that models give them."""
+        named = {"input_ids": self.ids, "attention_mask": self.mask}
+        return named if self.segments is None else {**named, "token_type_ids": self.segments}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +56,7 @@ class TokenizedTexts:
     Attributes:
         ids: ``(total tokens,)`` int64.
         starts: ``(n + 1,)``; text i is ``ids[starts[i]:starts[i + 1]]``.
+        segments: ``(total tokens,)`` int8, as in ``Padded``.
         trained: ``(total tokens,)``, those that a language model learns to write; None for none.
         digest: identity of the texts.
     """
@@ -33,11 +64,14 @@ class TokenizedTexts:
     ids: NDArray[np.int64]
     starts: NDArray[np.int64]
     pad_id: int
+    segments: NDArray[np.int8] | None = None
     trained: NDArray[np.bool_] | None = None
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
         content = self.ids.tobytes() + self.starts.tobytes()
+        if self.segments is not None:
+            content += self.segments.tobytes()
         object.__setattr__(self, "digest", hashlib.sha256(content).hexdigest())
 
     @property
@@ -54,14 +88,22 @@ class TokenizedTexts:
         counts: Indices = sums[self.starts[1:]] - sums[self.starts[:-1]]
         return counts
 
-    def pad(self, rows: Indices) -> tuple[Tensor, Tensor]:
-        """Return ids and attention mask of some texts, each ``(rows, longest)``."""
+    def pad(self, rows: Indices) -> Padded:
+        """Return ids and attention mask of some texts."""
         lengths = self.lengths[rows]
         ids = np.full((len(rows), int(lengths.max())), self.pad_id, dtype=np.int64)
+        segments = None if self.segments is None else np.zeros_like(ids)
         for i, row in enumerate(rows):
-            ids[i, : lengths[i]] = self.ids[self.starts[row] : self.starts[row + 1]]
+            own = slice(self.starts[row], self.starts[row + 1])
+            ids[i, : lengths[i]] = self.ids[own]
+            if segments is not None and self.segments is not None:
+                segments[i, : lengths[i]] = self.segments[own]
         mask = np.arange(ids.shape[1])[None, :] < lengths[:, None]
-        return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
+        return Padded(
+            torch.from_numpy(ids),
+            torch.from_numpy(mask.astype(np.int64)),
+            None if segments is None else torch.from_numpy(segments),
+        )
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -102,13 +144,31 @@ def batched_by_length(lengths: Indices, most_tokens: int) -> list[Indices]:
 
 
 def tokenize(
-    tokenizer: PreTrainedTokenizerBase, texts: tuple[str, ...], sequence_len: int
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str | tuple[str, ...]],
+    sequence_len: int,
 ) -> TokenizedTexts:
-    """Tokenize texts with special tokens, cut to ``sequence_len``."""
-    encoded: list[list[int]] = []
-    if texts:
-        encoded = tokenizer(list(texts), truncation=True, max_length=sequence_len)["input_ids"]
-    return _in_a_row([np.asarray(ids, dtype=np.int64) for ids in encoded], tokenizer)
+    """Tokenize texts, or tuples of one or two, with special tokens, cut to ``sequence_len``.
+
+    Of two texts the longer one is cut.
+    """
+    contents = [(text,) if isinstance(text, str) else text for text in texts]
+    ids: list[list[int]] = [[] for _ in contents]
+    segments: list[list[int]] = [[] for _ in contents]
+    for width in {len(content) for content in contents}:
+        members = [i for i, content in enumerate(contents) if len(content) == width]
+        columns = zip(*(contents[i] for i in members), strict=True)
+        encoded = tokenizer(*map(list, columns), truncation=True, max_length=sequence_len)
+        types = encoded.get("token_type_ids") or [[0] * len(own) for own in encoded["input_ids"]]
+        for i, own_ids, own_types in zip(members, encoded["input_ids"], types, strict=True):
+            ids[i], segments[i] = own_ids, own_types
+    by_token = np.array([*itertools.chain.from_iterable(segments)], dtype=np.int8)
+    return TokenizedTexts(
+        ids=np.array([*itertools.chain.from_iterable(ids)], dtype=np.int64),
+        starts=np.cumsum([0, *map(len, ids)], dtype=np.int64),
+        pad_id=_pad_id(tokenizer),
+        segments=by_token if by_token.any() else None,
+    )
 
 
 def tokenize_answers(
@@ -116,40 +176,40 @@ def tokenize_answers(
 ) -> TokenizedTexts:
     """Tokenize what a language model learns to write, cut to ``sequence_len``."""
     ids, trained = encode(tokenizer, examples, sequence_len)
-    return _in_a_row(ids, tokenizer, np.concatenate(trained))
-
-
-def _in_a_row(
-    ids: Sequence[NDArray[np.int64]],
-    tokenizer: PreTrainedTokenizerBase,
-    trained: NDArray[np.bool_] | None = None,
-) -> TokenizedTexts:
-    """Return texts one after another."""
-    lengths = np.array([len(own) for own in ids], dtype=np.int64)
-    pad_id = tokenizer.pad_token_id
     return TokenizedTexts(
-        ids=np.concatenate([np.zeros(0, dtype=np.int64), *ids]),
-        starts=np.concatenate([[0], np.cumsum(lengths)]),
-        pad_id=int(pad_id) if pad_id is not None else 0,
-        trained=trained,
+        ids=np.concatenate(ids),
+        starts=np.cumsum([0, *map(len, ids)], dtype=np.int64),
+        pad_id=_pad_id(tokenizer),
+        trained=np.concatenate(trained),
     )
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    return int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSet:
-    """All tasks' train examples at one sequence length.
+    """All tasks' train examples at one sequence length, one task after another.
 
     Attributes:
+        labels: of each task's examples, as ``Target.losses`` takes them.
+        starts: ``(tasks + 1,)`` rows where tasks begin.
         capacity: by task whose answers are written, the tokens that share a row; None for one text
             a row.
         written: ``(n,)`` tokens of each example that are trained; 0 where there is a label instead.
     """
 
     texts: TokenizedTexts
-    labels: NDArray[np.int64]
+    labels: tuple[Tensor, ...]
+    starts: Indices
     index: TrainIndex
-    capacity: Mapping[str, int | None] = field(default_factory=dict)
-    written: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    capacity: Mapping[str, int | None]
+    written: Indices
+
+    def labels_of(self, task: int, rows: Indices) -> Tensor:
+        """Return the labels of some rows, all of them of one task."""
+        return self.labels[task][torch.from_numpy(rows - self.starts[task])]
 
     @property
     def beyond(self) -> dict[str, int]:
@@ -181,6 +241,11 @@ class LoadedTask:
     def name(self) -> str:
         return self.task.name
 
+    @property
+    def target(self) -> Target:
+        """What its head predicts."""
+        return Target.of(self.data)
+
     def rendered(self, split: Examples, tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
         """Return a split's examples as texts that are written, of a task that has answers.
 
@@ -195,7 +260,7 @@ class LoadedTask:
     ) -> TokenizedTexts:
         """Return a split's examples as tokens. Raises as ``rendered`` does."""
         if self.data.causal is None:
-            return tokenize(tokenizer, split.texts, sequence_len)
+            return tokenize(tokenizer, split.contents, sequence_len)
         return tokenize_answers(tokenizer, self.rendered(split, tokenizer), sequence_len)
 
 
@@ -205,25 +270,43 @@ def build_train_set(
     sequence_len: int,
     seed: int,
 ) -> TrainSet:
-    """Return all tasks' train splits as one indexed set."""
+    """Return all tasks' train splits as one indexed set.
+
+    Raises:
+        TaskError: all of a task's answers lie beyond the cut, or its template refuses an example.
+        ModelError: the tokenizer can't tell answers apart.
+    """
     parts = {
         name: loaded.tokenized(loaded.data.train, tokenizer, sequence_len)
         for name, loaded in tasks.items()
     }
-    labels = {name: loaded.data.train.labels for name, loaded in tasks.items()}
     offsets = np.cumsum([0, *(len(part.ids) for part in parts.values())])
     starts = [
         part.starts[:-1] + offset for part, offset in zip(parts.values(), offsets, strict=False)
     ]
-    trained = [np.zeros(len(p.ids), bool) if p.trained is None else p.trained for p in parts.values()]
-    causal = {name: loaded.data.causal for name, loaded in tasks.items() if loaded.data.causal}
+    segments = [
+        np.zeros(len(part.ids), np.int8) if part.segments is None else part.segments
+        for part in parts.values()
+    ]
+    trained = [
+        np.zeros(len(part.ids), dtype=np.bool_) if part.trained is None else part.trained
+        for part in parts.values()
+    ]
+    causal = {name: task.data.causal for name, task in tasks.items() if task.data.causal}
     texts = TokenizedTexts(
         ids=np.concatenate([part.ids for part in parts.values()]),
         starts=np.concatenate([*starts, offsets[-1:]]),
         pad_id=next(iter(parts.values())).pad_id,
+        segments=None
+        if all(part.segments is None for part in parts.values())
+        else np.concatenate(segments),
         trained=np.concatenate(trained) if causal else None,
     )
-    written = np.concatenate([part.trained_tokens for part in parts.values()])
+    groups = {
+        name: strata(loaded.data.problem, loaded.data.train.labels)
+        for name, loaded in tasks.items()
+    }
+    lengths = {name: part.lengths for name, part in parts.items()}
     usable = {name: parts[name].trained_tokens > 0 for name in causal}
     for name, rows in usable.items():
         if not rows.any():
@@ -231,16 +314,16 @@ def build_train_set(
                 f"task {name!r}: answers must begin within sequence_len ({sequence_len}) tokens;"
                 " none does.\nRaise sequence_len."
             )
-    index = build_index(labels, {name: part.lengths for name, part in parts.items()}, seed, usable)
     return TrainSet(
         texts=texts,
-        labels=np.concatenate(list(labels.values())),
-        index=index,
+        labels=tuple(loaded.target.encode(loaded.data.train.labels) for loaded in tasks.values()),
+        starts=np.cumsum([0, *(len(loaded.data.train) for loaded in tasks.values())]),
+        index=build_index(groups, lengths, seed, usable),
         capacity={
             name: sequence_len if settings.sample_packing else None
             for name, settings in causal.items()
         },
-        written=written,
+        written=np.concatenate([part.trained_tokens for part in parts.values()]),
     )
 
 
@@ -265,13 +348,13 @@ class EvaluationSet:
     Attributes:
         texts: the different texts of tasks with heads.
         rows: name of a task with a head to ``(n,)`` positions in ``texts``.
-        labels: task name to ``(n,)`` class indices.
+        labels: task name to labels as in ``ports.Examples``.
         answers: by task whose answers are written.
     """
 
     texts: TokenizedTexts
     rows: Mapping[str, Indices]
-    labels: Mapping[str, Indices]
+    labels: Mapping[str, NDArray[Any]]
     answers: Mapping[str, Answers] = field(default_factory=dict)
 
     @property
@@ -292,7 +375,7 @@ def build_evaluation_set(
     Args:
         tasks: those of ``splits``; None if all of them have heads.
     """
-    positions: dict[str, int] = {}
+    positions: dict[tuple[str, ...], int] = {}
     rows, answers = {}, {}
     for name, split in splits.items():
         loaded = (tasks or {}).get(name)
@@ -302,7 +385,7 @@ def build_evaluation_set(
             settings = loaded.data.causal
             answers[name] = Answers(rendered=tuple(rendered), texts=texts, settings=settings)
         else:
-            places = [positions.setdefault(text, len(positions)) for text in split.texts]
+            places = [positions.setdefault(own, len(positions)) for own in split.contents]
             rows[name] = np.array(places, dtype=np.int64)
     return EvaluationSet(
         texts=tokenize(tokenizer, tuple(positions), sequence_len),
@@ -318,15 +401,9 @@ def evaluation_part(split: Examples, percentage: float) -> Examples:
     The choice depends on the texts alone, so that tasks that share texts share the part as well.
     """
     count = max(1, int(np.ceil(len(split) * percentage / 100 - 1e-9)))
-    order = sorted(
-        range(len(split)), key=lambda i: hashlib.sha256(split.texts[i].encode()).digest()
-    )
-    chosen = sorted(order[:count])
-    return Examples(
-        texts=tuple(split.texts[i] for i in chosen),
-        labels=split.labels[chosen],
-        inputs={name: [values[i] for i in chosen] for name, values in split.inputs.items()},
-    )
+    contents = ["\x1f".join(content).encode() for content in split.contents]
+    order = sorted(range(len(split)), key=lambda i: hashlib.sha256(contents[i]).digest())
+    return split.take(sorted(order[:count]))
 
 
 def data_digest(tasks: Mapping[str, LoadedTask]) -> str:
@@ -342,7 +419,8 @@ def data_digest(tasks: Mapping[str, LoadedTask]) -> str:
 
 
 def _update(digest: hashlib._Hash, split: Examples) -> None:
-    digest.update("\x1f".join(split.texts).encode())
-    digest.update(np.ascontiguousarray(split.labels, dtype=np.int64).tobytes())
-    for name, values in split.inputs.items():
-        digest.update(f"\x1d{name}\x1f{json.dumps(list(values))}".encode())
+    digest.update("\x1f".join(itertools.chain.from_iterable(split.contents)).encode())
+    digest.update(np.ascontiguousarray(split.labels).tobytes())
+    for name in ("messages", "prompt", "answer"):
+        if name in split.inputs:
+            digest.update(f"\x1d{name}\x1f{json.dumps(list(split.inputs[name]))}".encode())

@@ -1,6 +1,7 @@
 """The trained model: a shared frozen base, one adapter on it, and one linear head a task.
 
-A task whose answers are written has no head of its own: the language model's is its head, and frozen.
+A task whose answers are written has no head of its own: the language model's is its head, and
+frozen.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from coral.plan import AdapterPlan, TrainingPlan, adapted_modules
 from coral.rng import derive_seed
 from coral.training.base import BaseModel
 from coral.training.batches import Indices
-from coral.training.data import TokenizedTexts, on_device
+from coral.training.data import Padded, TokenizedTexts
 from coral.training.dropout import SeededDropout
 from coral.training.factors import Factors
 from coral.training.failures import DivergedError
 from coral.training.folded import fold
 from coral.training.prefix import WHOLE, Entrance, Prefixes
 from coral.training.recompute import recomputing
+from coral.training.targets import Target
 from coral.training.tokens import TokenBatch, summed_loss, token_batch
 
 MAX_TORCH_SEED = 2**63 - 1
@@ -42,6 +44,7 @@ class MultiTaskEncoder(nn.Module):
     Attributes:
         adapter: the PEFT model, or whatever holds its layers.
         heads: task name to linear head, of tasks that have one.
+        targets: task name to what it predicts.
         entrance: where the base may be entered with what is known of its texts.
     """
 
@@ -50,6 +53,7 @@ class MultiTaskEncoder(nn.Module):
         base: BaseModel,
         adapter: PeftModel | PreTrainedModel,
         heads: nn.ModuleDict,
+        targets: Mapping[str, Target],
         pooling: str,
         entrance: Entrance = WHOLE,
     ) -> None:
@@ -57,6 +61,7 @@ class MultiTaskEncoder(nn.Module):
         self.base = base
         self.adapter = adapter
         self.heads = heads
+        self.targets = dict(targets)
         self.pooling = pooling
         self.entrance = entrance
 
@@ -70,10 +75,9 @@ class MultiTaskEncoder(nn.Module):
 
     def encode_texts(self, texts: TokenizedTexts, rows: Indices) -> Tensor:
         """Return one float32 vector a text, ``(rows, hidden)``."""
-        ids, mask = texts.pad(rows)
         device = self.base.device
         with self.entrance.used_for(texts, rows):
-            return self.encode(on_device(ids, device), on_device(mask, device))
+            return self.encode(*texts.pad(rows).on(device))
 
     def token_states(
         self, texts: TokenizedTexts, rows: Indices, capacity: int | None = None
@@ -98,9 +102,9 @@ class MultiTaskEncoder(nn.Module):
         batch, hidden = self.token_states(texts, rows, capacity)
         return summed_loss(self.base.language, batch.states(hidden), batch.targets)
 
-    def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def encode(self, ids: Tensor, mask: Tensor, segments: Tensor | None = None) -> Tensor:
         """Return one float32 vector a text, ``(batch, hidden)``."""
-        hidden = self.adapter(input_ids=ids, attention_mask=mask).last_hidden_state
+        hidden = self.adapter(**Padded(ids, mask, segments).inputs()).last_hidden_state
         return pool(hidden.float(), mask, self.pooling)
 
     def adapter_parameters(self) -> list[nn.Parameter]:
@@ -288,7 +292,7 @@ def lora_config(
 def adapted(
     base: BaseModel,
     plan: TrainingPlan,
-    classes: Mapping[str, int],
+    targets: Mapping[str, Target],
     seed: int,
     ranks: Mapping[str, int] | None = None,
     prefixes: Prefixes | None = None,
@@ -297,7 +301,7 @@ def adapted(
     """Lend the base with a fresh adapter and heads; it is plain again afterwards.
 
     Args:
-        classes: task name to number of classes; 0 for a task without a head of its own.
+        targets: task name to what its head predicts.
         seed: fixes the initial weights.
         ranks: see ``lora_config``.
         prefixes: of the base, to share what lies below the adapter; None to compute it each time.
@@ -311,13 +315,15 @@ def adapted(
     assert isinstance(peft_model, PeftModel)
     try:
         heads = nn.ModuleDict()
-        for task, count in classes.items():
-            if not count:
+        for task, target in targets.items():
+            if target.problem == "causal_lm":
                 continue
             torch.manual_seed(derive_seed(seed, "head", task) % MAX_TORCH_SEED)
-            heads[task] = nn.Linear(base.hidden_size, count)
+            heads[task] = nn.Linear(base.hidden_size, target.outputs)
         pooling = plan.encoding.pooling
-        encoder = MultiTaskEncoder(base, peft_model, heads.to(base.device), pooling, entrance)
+        encoder = MultiTaskEncoder(
+            base, peft_model, heads.to(base.device), targets, pooling, entrance
+        )
         if plan.adapter.dropout:
             for layer in encoder.layers().values():
                 layer.lora_dropout[_NAME] = SeededDropout(plan.adapter.dropout)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +29,8 @@ Predictions = NDArray[np.float64]
 def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Predictions]:
     """Return each task's predictions, in the order of its examples.
 
-    These are class probabilities, ``(n, classes)``; or, of a task whose answers are written,
-    statistics as ``answer_statistics`` gives them. Texts are batched by length, up to a fixed number
+    They are what ``Task.score`` takes; of a task whose answers are written, statistics as
+    ``answer_statistics`` gives them. Texts are batched by length, up to a fixed number
     of tokens, so that little is padded.
 
     Raises:
@@ -38,15 +39,17 @@ def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Pre
     predictions: dict[str, Predictions] = {}
     with torch.inference_mode(), encoder.merged():
         if examples.rows:
-            predictions |= _probabilities(encoder, examples)
+            predictions |= _predictions_of_heads(encoder, examples)
         for task, answers in examples.answers.items():
             predictions[task] = answer_statistics(encoder, answers)
     require_finite_predictions(predictions)
     return predictions
 
 
-def _probabilities(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Predictions]:
-    """Return class probabilities of tasks with heads."""
+def _predictions_of_heads(
+    encoder: MultiTaskEncoder, examples: EvaluationSet
+) -> dict[str, Predictions]:
+    """Return predictions of tasks with heads."""
     texts, device = examples.texts, encoder.base.device
     batches = batched_by_length(texts.lengths, tokens_at_once(device))
     order = torch.from_numpy(np.argsort(np.concatenate(batches))).to(device)
@@ -56,11 +59,9 @@ def _probabilities(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[s
             vectors.append(encoder.encode_texts(texts, rows))
     encoded = torch.cat(vectors)[order]
     return {
-        task: encoder.heads[task](encoded[torch.from_numpy(rows).to(device)])
-        .double()
-        .softmax(dim=-1)
-        .cpu()
-        .numpy()
+        task: encoder.targets[task].predictions(
+            encoder.heads[task](encoded[torch.from_numpy(rows).to(device)])
+        )
         for task, rows in examples.rows.items()
     }
 
@@ -109,19 +110,19 @@ def require_finite_predictions(predictions: Mapping[str, Predictions]) -> None:
     Raises:
         DivergedError: one is not finite.
     """
-    if any(np.isinf(values).any() or np.isnan(values[:, 0]).any() for values in predictions.values()):
+    if any(
+        np.isinf(values).any() or np.isnan(values[:, 0]).any() for values in predictions.values()
+    ):
         raise DivergedError("predictions must be finite; they were not")
 
 
-def score_task(
-    task: Task, labels: NDArray[np.int64], probabilities: Predictions
-) -> dict[str, float]:
+def score_task(task: Task, labels: NDArray[Any], predictions: Predictions) -> dict[str, float]:
     """Return a task's metrics under ``task.metric``.
 
     Raises:
         TaskError: the plugin returned other metrics than it declares.
     """
-    scores = task.score(labels, probabilities)
+    scores = task.score(labels, predictions)
     if set(scores) != set(task.metrics):
         raise TaskError(
             f"task {task.name} declares the metrics {sorted(task.metrics)}, but score() returned"
@@ -142,14 +143,14 @@ def with_means(metrics: Mapping[str, float], tasks: Sequence[Task]) -> dict[str,
 
 def bootstrap(
     tasks: Sequence[Task],
-    labels: Mapping[str, NDArray[np.int64]],
+    labels: Mapping[str, NDArray[Any]],
     predictions: Sequence[Mapping[str, Predictions]],
     seed: int,
 ) -> list[dict[str, NDArray[np.float64]]]:
     """Return each finalist's primary metrics over the same resamples of the test examples.
 
     Args:
-        predictions: for each finalist, task name to predictions.
+        predictions: for each finalist, task name to what it predicted.
 
     Returns:
         For each finalist, ``task.metric`` (and the mean over tasks where the primary metric is

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from peft import LoraConfig, PeftModel, TaskType
 from peft.utils import get_peft_model_state_dict
 from safetensors import SafetensorError
@@ -24,6 +23,7 @@ from coral.training.data import build_evaluation_set
 from coral.training.encoder import MultiTaskEncoder, require_coverage
 from coral.training.evaluation import predict
 from coral.training.generation import generate
+from coral.training.targets import Target
 
 ADAPTER = "adapter_model.safetensors"
 HEADS = "heads.safetensors"
@@ -54,10 +54,11 @@ def write(
     (folder / "README.md").write_text(_model_card(card))
 
 
-def _save_for_language_model(adapter: PeftModel, prefix: str, folder: Path) -> None:
+def _save_for_language_model(adapter: Any, prefix: str, folder: Path) -> None:
     """Write an adapter of a decoder as one of the language model that holds it.
 
     Args:
+        adapter: a ``PeftModel``.
         prefix: dotted name of the decoder in it.
     """
     tensors = get_peft_model_state_dict(adapter, save_embedding_layers=False)
@@ -70,9 +71,12 @@ def _save_for_language_model(adapter: PeftModel, prefix: str, folder: Path) -> N
     assert isinstance(config, LoraConfig)
     config.task_type = TaskType.CAUSAL_LM
     config.inference_mode = True
-    config.target_modules = {f"{prefix}.{name}" for name in config.target_modules or ()}
-    config.rank_pattern = {f"{prefix}.{name}": r for name, r in config.rank_pattern.items()}
-    config.alpha_pattern = {f"{prefix}.{name}": a for name, a in config.alpha_pattern.items()}
+    # By full names: what PEFT shortens them to may match more in the whole model.
+    modules = {name.partition(".lora_A.")[0] for name in named if ".lora_A." in name}
+    config.target_modules = sorted(name.removeprefix(start) for name in modules)
+    for pattern in ("rank_pattern", "alpha_pattern"):
+        own = getattr(config, pattern) or {}
+        setattr(config, pattern, {f"{prefix}.{name}": value for name, value in own.items()})
     save_file(named, folder / ADAPTER, metadata={"format": "pt"})
     config.save_pretrained(str(folder))
 
@@ -84,8 +88,10 @@ def _model_card(card: Mapping[str, Any]) -> str:
         for metric, value in validation.items()
     )
     tasks = "\n".join(
-        f"- `{name}`: {', '.join(facts['labels'])}" for name, facts in card["tasks"].items()
+        f"- `{name}`: {', '.join(facts['labels']) or 'written answers'}"
+        for name, facts in card["tasks"].items()
     )
+    answered = [name for name, facts in card["tasks"].items() if facts.get("causal")]
     genome = "\n".join(f"| `{path}` | {value} |" for path, value in card["genome"].items())
     return f"""---
 library_name: peft
@@ -116,9 +122,12 @@ Adapter parameters: {card["trainable_parameters"]:,}. Optimizer steps: {card["cu
 
 ## Use
 
-```python
+{_use_of_language_model() if answered else _use_of_encoder(card)}"""
+
+
+def _use_of_encoder(card: Mapping[str, Any]) -> str:
+    return f"""```python
 from peft import PeftModel
-from peft.utils import get_peft_model_state_dict
 from transformers import AutoModel
 
 encoder = PeftModel.from_pretrained(AutoModel.from_pretrained(BASE_MODEL_FOLDER), THIS_FOLDER)
@@ -126,6 +135,19 @@ encoder = PeftModel.from_pretrained(AutoModel.from_pretrained(BASE_MODEL_FOLDER)
 
 `{HEADS}` holds one linear head a task, on {card["plan"]["encoding"]["pooling"]}-pooled vectors;
 `coral predict` applies them.
+"""
+
+
+def _use_of_language_model() -> str:
+    return """```python
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+base = AutoModelForCausalLM.from_pretrained(BASE_MODEL_FOLDER)
+model = PeftModel.from_pretrained(base, THIS_FOLDER)
+```
+
+`coral predict` writes a prompt as the model was trained to see it, and generates the answer.
 """
 
 
@@ -146,7 +168,7 @@ class Predictor:
         """
         try:
             self.card: dict[str, Any] = json.loads((folder / FACTS).read_text())
-            heads = load_file(folder / HEADS)
+            trained = load_file(folder / HEADS)
             tensors = list(load_file(folder / ADAPTER))
         except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(
@@ -170,47 +192,65 @@ class Predictor:
                 "\nBring back the base model that it was trained on."
             )
         language = self._base.language
-        model = language.model if language else self._base.model
-        adapter = PeftModel.from_pretrained(model, str(folder))
+        whole = language.model if language else self._base.model
+        adapter = PeftModel.from_pretrained(whole, str(folder))
+        targets = {n: Target.from_facts(facts) for n, facts in self.card["tasks"].items()}
         modules = nn.ModuleDict(
             {
-                name: nn.Linear(self._base.hidden_size, len(facts["labels"]))
-                for name, facts in self.card["tasks"].items()
+                name: nn.Linear(self._base.hidden_size, target.outputs)
+                for name, target in targets.items()
                 if name not in self._answers
             }
         )
         pooling = self.card["plan"]["encoding"]["pooling"]
-        heads_there = modules.to(self._base.device)
+        heads = modules.to(self._base.device)
         adapted = self._base.model if language else adapter
-        self._encoder = MultiTaskEncoder(self._base, adapted, heads_there, pooling).eval()
+        self._encoder = MultiTaskEncoder(self._base, adapted, heads, targets, pooling).eval()
         try:
             require_coverage(
                 get_peft_model_state_dict(adapter, save_embedding_layers=False), tensors
             )
-            require_coverage(modules.state_dict(), heads)
-            modules.load_state_dict(heads)
+            require_coverage(modules.state_dict(), trained)
+            modules.load_state_dict(trained)
         except (CheckpointError, RuntimeError) as error:
             raise ModelError(f"{folder} does not fit its base model: {error}") from error
 
-    def predict(self, texts: Sequence[str]) -> list[dict[str, dict[str, float] | str]]:
-        """Return, for each text, task name to label name to probability, or to a written answer."""
+    def predict(
+        self, texts: Sequence[str | tuple[str, str]]
+    ) -> list[dict[str, dict[str, float] | str]]:
+        """Return, for each text, task name to label name to prediction, or to a written answer.
+
+        Args:
+            texts: for tasks on two texts tuples, or strings in which a tab divides the two.
+
+        Raises:
+            ModelError: there is one text where a task compares two, or two where it reads one.
+        """
         if not texts:
             return []
         tasks = self.card["tasks"]
         labelled = [name for name in tasks if name not in self._answers]
         sequence_len = self.card["plan"]["encoding"]["sequence_len"]
-        unlabelled = Examples(texts=tuple(texts), labels=np.zeros(len(texts), dtype=np.int64))
+        count = max(facts.get("texts", 1) for facts in tasks.values())
+        contents = [_content(text, count) for text in texts]
+        firsts, *seconds = zip(*contents, strict=True)
+        unlabelled = Examples(
+            texts=firsts,
+            labels=np.zeros(len(contents), dtype=np.int64),
+            pairs=seconds[0] if seconds else (),
+        )
         examples = build_evaluation_set(
             dict.fromkeys(labelled, unlabelled), self._base.tokenizer, sequence_len
         )
-        found = predict(self._encoder, examples)
-        shares = {name: np.round(found[name], 6).tolist() for name in labelled}
-        written = {name: self._write(name, settings, texts) for name, settings in self._answers.items()}
+        predictions = predict(self._encoder, examples)
+        written = {n: self._write(n, own, firsts) for n, own in self._answers.items()}
         return [
             {
                 name: written[name][i]
                 if name in written
-                else dict(zip(facts["labels"], shares[name][i], strict=True))
+                else dict(
+                    zip(facts["labels"], np.round(predictions[name][i], 6).tolist(), strict=True)
+                )
                 for name, facts in tasks.items()
             }
             for i in range(len(texts))
@@ -230,3 +270,15 @@ class Predictor:
                 ends=turn_ends(tokenizer, asked),
                 most_tokens=self._base.max_tokens,
             )
+
+
+def _content(text: str | tuple[str, str], count: int) -> tuple[str, ...]:
+    """Return the one text or the two that a task reads."""
+    content = tuple(text.split("\t") if count == 2 else [text]) if isinstance(text, str) else text
+    if len(content) != count:
+        needed = {1: "one text", 2: "two texts, in a line divided by a tab"}[count]
+        raise ModelError(
+            f"the adapter labels {needed}, got {' and '.join(map(repr, content))}.\n"
+            "Correct what is to be labelled."
+        )
+    return content

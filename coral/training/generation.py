@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
@@ -54,7 +55,8 @@ def generate(
                 max_length=longest,
                 return_tensors="pt",
             ).to(head.model.device)
-            found = head.model.generate(
+            model: Any = head.model
+            found = model.generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],
                 generation_config=settings,

@@ -135,15 +135,15 @@ def _head_losses(
     loss = torch.zeros((), device=device)
     if not len(rows):
         return loss
-    labels = on_device(torch.from_numpy(train_set.labels[rows]), device)
     with encoder.forward_scope():
         vectors = encoder.encode_texts(train_set.texts, rows)
     for number in headed:
-        own = (train_set.index.task[rows] == number).nonzero()[0]
-        members = on_device(torch.from_numpy(own), device)
+        (members,) = (train_set.index.task[rows] == number).nonzero()
         if len(members):
-            logits = encoder.heads[tasks[number]](vectors[members])
-            loss = loss + nn.functional.cross_entropy(logits, labels[members], reduction="sum")
+            name = tasks[number]
+            logits = encoder.heads[name](vectors[on_device(torch.from_numpy(members), device)])
+            labels = on_device(train_set.labels_of(number, rows[members]), device)
+            loss = loss + encoder.targets[name].losses(logits, labels).sum()
     return loss
 
 

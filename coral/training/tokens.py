@@ -1,7 +1,7 @@
 """Batches of which single tokens are predicted, and what that costs.
 
 Texts lie in rows, one or several in each. Their positions begin anew, by which the model keeps them
-apart: it attends within a text and backwards alone, so that the padding behind them changes nothing.
+apart: it attends within a text and backwards alone, so the padding behind them changes nothing.
 """
 
 from __future__ import annotations

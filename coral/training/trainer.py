@@ -89,13 +89,14 @@ class LoraTrainer:
         self._prefixes = prefixes
         self._train_sets: dict[tuple[int, int], TrainSet] = {}
         self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
-        classes = {
-            name: 0 if name in causal else len(loaded.data.label_names)
-            for name, loaded in tasks.items()
-        }
-        if any(loaded.data.causal and loaded.data.causal.sample_packing for loaded in tasks.values()):
+        self._targets = {name: loaded.target for name, loaded in tasks.items()}
+        if any(
+            loaded.data.causal and loaded.data.causal.sample_packing for loaded in tasks.values()
+        ):
             require_packing(base.model)
-        self._runner = JobRunner(base, classes, checkpoints, self._train_set, report, prefixes)
+        self._runner = JobRunner(
+            base, self._targets, checkpoints, self._train_set, report, prefixes
+        )
 
     @cached_property
     def slot_rates(self) -> dict[int, float]:
@@ -128,6 +129,11 @@ class LoraTrainer:
                     train_examples=len(loaded.data.train),
                     validation_examples=len(loaded.data.validation),
                     test_examples=len(loaded.data.test),
+                    problem=loaded.data.problem,
+                    center=self._targets[name].center,
+                    spread=self._targets[name].spread,
+                    texts=2 if loaded.data.train.pairs else 1,
+                    notes=loaded.data.notes,
                 )
                 for name, loaded in self._tasks.items()
             ),
@@ -178,7 +184,7 @@ class LoraTrainer:
                     yield self._failed(job, log, error)
             try:
                 if members and not any(member.ended for member in members):
-                    Pack(self._base, members).train()
+                    Pack(self._base, members, self._targets).train()
                 ended = [member for member in members if member.ended]
                 outcomes = list(self._evaluated(ended))
             except Exception as error:
@@ -205,7 +211,7 @@ class LoraTrainer:
         for texts, together in by_texts.items():
             started = time.perf_counter()
             examples = self._split("validation", *texts)
-            predictions = Pack(self._base, together).predict(examples)
+            predictions = Pack(self._base, together, self._targets).predict(examples)
             seconds = (time.perf_counter() - started) / len(together)
             for member, predicted in zip(together, predictions, strict=True):
                 yield self._member_outcome(member, examples, predicted, seconds)
@@ -339,7 +345,7 @@ class LoraTrainer:
         )
 
     def _metrics(
-        self, predictions: Mapping[str, Predictions], labels: Mapping[str, NDArray[np.int64]]
+        self, predictions: Mapping[str, Predictions], labels: Mapping[str, NDArray[Any]]
     ) -> dict[str, float]:
         """Score predictions; what a plugin raises becomes a ``TaskError`` with its traceback."""
         metrics: dict[str, float] = {}

@@ -1,6 +1,17 @@
 """Tasks on texts from files and from the hub, described in the config alone."""
 
-from .sft import FineTuning
-from .task import TextClassification
+from functools import partial
 
-TASKS = {"text-classification": TextClassification, "sft": FineTuning}
+from .sft import FineTuning
+from .suggesting import suggest
+from .task import TextTask
+
+TASKS = {
+    "text-classification": partial(TextTask, "classification"),
+    "text-pair-classification": partial(TextTask, "pair-classification"),
+    "multilabel-classification": partial(TextTask, "multilabel"),
+    "regression": partial(TextTask, "regression"),
+    "sft": FineTuning,
+}
+
+__all__ = ["TASKS", "suggest"]

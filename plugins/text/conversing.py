@@ -43,6 +43,14 @@ PROMPT_FORMATS = {
 Message = dict[str, str]
 
 
+def suggest_answers(data: str, columns: Sequence[str]) -> dict[str, Any] | None:
+    """Return options for data that hold conversations or instructions; None for other data."""
+    if set(ALPACA_COLUMNS) <= set(columns):
+        return {"path": data, "format": "alpaca"}
+    likely = [name for name in columns if name.lower() in MESSAGES_NAMES]
+    return {"path": data, "format": "chat", "messages": likely[0]} if len(likely) == 1 else None
+
+
 def messages_column(task: str, columns: Sequence[str], named: str | None = None) -> str:
     """Return the column of conversations: the one that is named, or the only usual one.
 

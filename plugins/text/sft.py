@@ -127,12 +127,13 @@ class FineTuning:
                 test=0.0 if "test" in parts else self.test_share,
             )
             made = split(self.name, train.texts, train.labels, None, shares, self.split_seed)
-            parts |= {part: _taken(train, rows) for part, rows in made.items()}
+            parts |= {part: train.take(rows) for part, rows in made.items()}
         return TaskData(
             train=parts["train"],
             validation=parts["validation"],
             test=parts["test"],
             label_names=(),
+            problem="causal_lm",
             causal=CausalSettings(
                 train_on_inputs=self.train_on_inputs,
                 sample_packing=self.sample_packing,
@@ -142,18 +143,6 @@ class FineTuning:
                 prompt_format=PROMPT_FORMATS.get(self.format),
             ),
         )
-
-    @classmethod
-    def suggest(cls, data: str, context: DataContext) -> dict[str, str]:
-        """Return options for some data, its format among them.
-
-        Raises:
-            TaskError: it can't be read, or holds neither conversations nor instructions.
-        """
-        columns = list(read(data, data, None, None, context.cache_dir)["train"])
-        if {"instruction", "output"} <= set(columns):
-            return {"path": data, "format": "alpaca"}
-        return {"path": data, "format": "chat", "messages": messages_column(data, columns)}
 
     def score(
         self, labels: NDArray[np.int64], predictions: NDArray[np.float64]
@@ -188,11 +177,3 @@ class FineTuning:
         if self.format == "alpaca-chat":
             return questions_in(self.name, rows)
         return conversations_in(self.name, rows, messages_column(self.name, columns, self.messages))
-
-
-def _taken(examples: Examples, rows: NDArray[np.int64]) -> Examples:
-    return Examples(
-        texts=tuple(examples.texts[i] for i in rows),
-        labels=examples.labels[rows],
-        inputs={name: [values[i] for i in rows] for name, values in examples.inputs.items()},
-    )

@@ -1,4 +1,4 @@
-"""Tiny causal language models with random weights, a byte-level tokenizer, and a task of answers."""
+"""Tiny causal language models with random weights, and a byte-level tokenizer."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tokenizers.decoders import ByteLevel as ByteDecoder
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
+from transformers import AutoModelForCausalLM as AnyLanguageModel
 from transformers import (
     BertConfig,
     CohereConfig,
@@ -24,7 +25,6 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
 )
-from transformers import AutoModelForCausalLM as AnyLanguageModel
 
 DEPTH = 3
 SPECIALS = ("<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")

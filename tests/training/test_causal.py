@@ -12,7 +12,12 @@ from transformers import AutoModel, AutoModelForCausalLM, LlamaForCausalLM
 from coral.errors import ModelError
 from coral.training.base import BaseModel, load_base
 from coral.training.causal import require_packing
-from tests.training.language import DEPTH, build_language_model, build_tokenizer, save_language_model
+from tests.training.language import (
+    DEPTH,
+    build_language_model,
+    build_tokenizer,
+    save_language_model,
+)
 
 FAMILIES = ("llama", "qwen3", "gemma", "gemma2", "gemma3", "granite", "cohere", "gpt2")
 IDS = torch.arange(5, 25).reshape(2, 10)
@@ -45,7 +50,7 @@ def test_a_decoder_has_the_same_modules_with_and_without_its_head(
 
 
 def test_an_encoder_is_refused_for_it_sees_what_follows(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="must be causal.*a token's state depends on"):
+    with pytest.raises(ModelError, match=r"must be causal.*a token's state depends on"):
         loaded(save_language_model(tmp_path, "bert"))
 
 

@@ -29,15 +29,16 @@ LLAMA_2 = (
 )
 GEMMA = (
     "{{ bos_token }}{% for m in messages %}<start_of_turn>"
-    "{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n"
-    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+    "{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n{{ m['content'] | trim }}"
+    "<end_of_turn>\n{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
 )
 # Thoughts stay in the last answer alone, which gets empty ones if it has none.
 QWEN_3 = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% set c = m['content'] %}"
     "{% if m['role'] == 'assistant' %}"
     "{% set said = c.split('</think>')[-1].lstrip('\n') %}"
-    "{% set thought = c.split('</think>')[0].split('<think>')[-1].strip('\n') if '</think>' in c else '' %}"
+    "{% set before = c.split('</think>')[0] if '</think>' in c else '' %}"
+    "{% set thought = before.split('<think>')[-1].strip('\n') %}"
     "{% if loop.last %}{{ '<think>\n' + thought + '\n</think>\n\n' }}{% endif %}{{ said }}"
     "{% else %}{{ c }}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,21 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from peft import AutoPeftModelForCausalLM, PeftModel, TaskType
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from coral.plan import digest_of
 from coral.ports import CausalSettings, DataContext, Examples, Inherited, TaskData, TrainingJob
 from coral.tasks import GENERATION_METRICS, LANGUAGE_METRICS, score_language
 from coral.training.base import BaseModel, load_base
 from coral.training.data import LoadedTask
+from coral.training.export import Predictor
 from coral.training.job import JobLog
 from coral.training.prefix import Prefixes
 from coral.training.trainer import LoraTrainer
 from tests.training.conftest import LAST, SEED, MemoryCheckpoints, make_job
 from tests.training.language import capitals, save_language_model
+from tests.training.models import colours
+from tests.training.test_export import card_of
 
 QUICK = {"adapter.target_modules": "all-linear", "encoding.sequence_len": 64}
 
@@ -42,6 +45,7 @@ class Capitals:
             validation=_examples(12, 1),
             test=_examples(12, 2),
             label_names=(),
+            problem="causal_lm",
             causal=self.settings,
         )
 
@@ -180,7 +184,7 @@ def test_answers_beyond_the_cut_are_never_drawn(build: BuildTrainer) -> None:
     assert len(train_set.index) == len(lengths)
     assert not train_set.index.usable[unusable].any()
     [note] = outcome_of(trainer, wanted).notes
-    assert note.startswith(f"assist: {len(unusable)} of the examples")
+    assert note.startswith(f"assist: {len(unusable)} examples have")
 
 
 def test_answers_that_are_all_cut_off_are_a_failure_with_a_remedy(build: BuildTrainer) -> None:
@@ -200,3 +204,85 @@ def test_half_precision_trains_and_is_evaluated_without_folding(
     exact = outcome_of(build(), job(stage=1))
     assert found.metrics["perplexity"] == pytest.approx(exact.metrics["perplexity"], rel=0.1)
     assert found.metrics["perplexity"] != exact.metrics["perplexity"]
+
+
+class TestHandedOver:
+    @pytest.fixture
+    def handed_over(self, folder: Path, build: BuildTrainer, tmp_path: Path) -> Path:
+        trainer = build(max_new_tokens=6)
+        card = card_of(folder, QUICK) | {
+            "tasks": {"assist": {"labels": [], "problem": "causal_lm"}}
+        }
+        trainer.export(job({"schedule.learning_rate": 2e-2}), tmp_path / "champion", card)
+        return tmp_path / "champion"
+
+    @pytest.mark.parametrize("loader", ["PeftModel", "AutoPeftModelForCausalLM"])
+    def test_peft_alone_gives_the_logits_of_the_trained_model(
+        self, folder: Path, build: BuildTrainer, handed_over: Path, loader: str
+    ) -> None:
+        ids = torch.arange(5, 25).reshape(2, 10)
+        trainer = build()
+        with (
+            trainer._runner.trained(job({"schedule.learning_rate": 2e-2}), JobLog()) as trained,
+            torch.no_grad(),
+        ):
+            language = trained.encoder.base.language
+            assert language is not None
+            expected = language.model(input_ids=ids).logits
+        if loader == "PeftModel":
+            plain = AutoModelForCausalLM.from_pretrained(folder)
+            model = PeftModel.from_pretrained(plain, str(handed_over))
+        else:
+            model = AutoPeftModelForCausalLM.from_pretrained(str(handed_over))
+        assert model.peft_config["default"].task_type == TaskType.CAUSAL_LM
+        with torch.no_grad():
+            found = model.eval()(input_ids=ids).logits
+            with model.disable_adapter():
+                bare = model(input_ids=ids).logits
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+        assert (found - bare).abs().max() > 0.1
+
+    def test_prompts_are_answered_as_the_trained_model_would(
+        self, folder: Path, handed_over: Path
+    ) -> None:
+        asked = ["3: capital of Peru?", "7: please capital of Cuba?"]
+        answers = Predictor(handed_over).predict(asked)
+        plain = AutoModelForCausalLM.from_pretrained(folder)
+        model = PeftModel.from_pretrained(plain, str(handed_over)).eval()
+        tokenizer = AutoTokenizer.from_pretrained(handed_over)
+        for question, answer in zip(asked, answers, strict=True):
+            prompt = tokenizer.apply_chat_template(
+                [{"role": "user", "content": question}],
+                add_generation_prompt=True,
+                return_tensors="pt",
+                return_dict=True,
+            )
+            written = model.generate(**prompt, max_new_tokens=6, do_sample=False)
+            told = tokenizer.decode(
+                written[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True
+            )
+            assert answer == {"assist": told}
+
+    def test_the_card_says_how_to_use_it(self, handed_over: Path) -> None:
+        told = (handed_over / "README.md").read_text()
+        assert "AutoModelForCausalLM" in told
+        assert "`assist`: written answers" in told
+
+
+def test_answers_and_labels_train_on_one_decoder(build: BuildTrainer, tmp_path: Path) -> None:
+    trainer = build(Capitals(), colours(24))
+    found = outcome_of(trainer, job({"encoding.pooling": "last", "schedule.learning_rate": 1e-2}))
+    assert {"assist.perplexity", "colour.auroc"} <= set(found.metrics)
+    assert "perplexity" not in found.metrics
+    with trainer._runner.trained(job(stage=0), JobLog()) as trained:
+        assert set(trained.encoder.heads) == {"colour"}
+    facts = {
+        "assist": {"labels": [], "problem": "causal_lm"},
+        "colour": {"labels": ["red", "green", "blue"]},
+    }
+    folder = Path(trainer._base.language.model.name_or_path)  # type: ignore[union-attr]
+    card = card_of(folder, QUICK) | {"tasks": facts}
+    trainer.export(job(stage=0), tmp_path / "champion", card)
+    [answer] = Predictor(tmp_path / "champion").predict(["red w1"])
+    assert isinstance(answer["assist"], str)
+    assert set(answer["colour"]) == {"red", "green", "blue"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def test_rows_are_filled_and_no_two_texts_overlap() -> None:
     for number in range(3):
         own = np.flatnonzero(row == number)
         taken = sorted((start[i], start[i] + lengths[i]) for i in own)
-        assert all(one[1] <= two[0] for one, two in zip(taken, taken[1:], strict=False))
+        assert all(one[1] <= two[0] for one, two in itertools.pairwise(taken))
         assert taken[-1][1] <= 10
 
 

@@ -14,6 +14,7 @@ from coral.spec.dialects.axolotl_keys import (
     FORMATS,
     IGNORED,
     MAPPED,
+    OPTIONS,
     REFUSED,
     ROLES,
 )
@@ -25,6 +26,7 @@ from coral.spec.dialects.shared import (
     both,
     fill_defaults,
     hold_out,
+    is_a,
     map_alpha,
     map_micro_batch,
     map_optimizer,
@@ -153,8 +155,8 @@ def _data(config: Translation) -> None:
     ]
     if any(foreign):
         told_template(config, "chat_template", ", ".join(sorted({*filter(None, foreign)})))
-    put_all(config, tasks, "train_on_inputs", "train_on_inputs")
-    put_all(config, tasks, "sample_packing", "sample_packing")
+    put_all(config, tasks, "train_on_inputs", "train_on_inputs", bool)
+    put_all(config, tasks, "sample_packing", "sample_packing", bool)
     if _test_datasets(config, [item for _, item in own]):
         for task in tasks:
             task.pop("split", None)
@@ -209,17 +211,13 @@ def _task(config: Translation, item: dict[str, Any], i: int, number: int) -> dic
     config.come_from(("tasks", number, "format"), (*home, "type"))
     config.come_from(("tasks", number, "name"), (*home, "path"))
     config.come_from(("tasks", number, "type"), home)
-    for key, option in (("split", "split"), ("name", "subset"), ("revision", "revision")):
-        if item.get(key) not in EMPTY:
+    if form == "chat":
+        task["messages"] = "messages"
+        _messages(config, item, home)
+    for key, option in OPTIONS[form].items():
+        if item.get(key) not in EMPTY and is_a(config, str, item[key], (*home, key)):
             task[option] = item[key]
             config.come_from(("tasks", number, option), (*home, key))
-    if form == "chat":
-        task["messages"] = item.get("field_messages") or "messages"
-        config.come_from(("tasks", number, "messages"), (*home, "field_messages"))
-        _messages(config, item, home)
-    elif form == "completion" and item.get("field") not in (*EMPTY, "text"):
-        task["text"] = item["field"]
-        config.come_from(("tasks", number, "text"), (*home, "field"))
     return task
 
 

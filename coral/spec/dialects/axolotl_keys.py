@@ -8,6 +8,13 @@ from coral.spec.dialects.dialect import Refusal
 
 FORMATS = {"alpaca": "alpaca", "chat_template": "chat", "completion": "completion"}
 """A data set's ``type``, and the format of Coral's task that reads it."""
+_PLACE = {"split": "split", "name": "subset", "revision": "revision"}
+OPTIONS: Mapping[str, Mapping[str, str]] = {
+    "alpaca": _PLACE,
+    "chat": {**_PLACE, "field_messages": "messages"},
+    "completion": {**_PLACE, "field": "text"},
+}
+"""Texts that a data set says of itself, and the task's options, by its format."""
 ENDINGS: Mapping[str, tuple[str, ...]] = {
     "json": (".json", ".jsonl", ".ndjson"),
     "csv": (".csv",),

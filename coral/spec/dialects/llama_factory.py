@@ -29,6 +29,7 @@ from coral.spec.dialects.shared import (
     map_optimizer,
     map_warmup,
     place_tasks,
+    put_all,
     said,
     task_name,
     told_template,
@@ -108,16 +109,10 @@ def _data(config: Translation) -> None:
 def _options(config: Translation, tasks: list[dict[str, Any]]) -> None:
     """Give every task what the config says once for all."""
     packing = next((key for key in ("neat_packing", "packing") if config.get(key)), None)
-    for i, task in enumerate(tasks):
-        if packing is not None:
-            task["sample_packing"] = config[packing]
-            config.come_from(("tasks", i, "sample_packing"), (packing,))
-        if "train_on_prompt" in config:
-            task["train_on_inputs"] = config["train_on_prompt"]
-            config.come_from(("tasks", i, "train_on_inputs"), ("train_on_prompt",))
-        if "max_samples" in config:
-            task["max_rows"] = config["max_samples"]
-            config.come_from(("tasks", i, "max_rows"), ("max_samples",))
+    if packing is not None:
+        put_all(config, tasks, packing, "sample_packing", bool)
+    put_all(config, tasks, "train_on_prompt", "train_on_inputs", bool)
+    put_all(config, tasks, "max_samples", "max_rows", int)
     if packing == "packing":
         config.notes.append("packing: examples that share a sequence do not see each other here")
 

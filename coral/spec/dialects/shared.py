@@ -287,9 +287,23 @@ def _is_positive(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
-def put_all(translation: Translation, tasks: Sequence[dict[str, Any]], key: str, name: str) -> None:
+NOUNS: Mapping[type, str] = {bool: "true or false", int: "a whole number > 0", str: "a text"}
+
+
+def is_a(translation: Translation, kind: type, value: Any, key: KeyPath) -> bool:
+    """Return whether an option of a task is what it must be; if not, that is a fault."""
+    positive = not isinstance(value, int) or isinstance(value, bool) or value > 0
+    if positive and type(value) is kind:
+        return True
+    translation.fault(key, f"must be {NOUNS[kind]}, got {shown(value)}", "Correct the value.")
+    return False
+
+
+def put_all(
+    translation: Translation, tasks: Sequence[dict[str, Any]], key: str, name: str, kind: type
+) -> None:
     """Give every task an option that the config says once for all."""
-    if key not in translation:
+    if key not in translation or not is_a(translation, kind, translation[key], (key,)):
         return
     for i, task in enumerate(tasks):
         task[name] = translation[key]

@@ -187,6 +187,21 @@ def test_a_fault_names_the_users_own_line_and_key(faults: Faults) -> None:
 
 
 @pytest.mark.parametrize(
+    ("lines", "key", "at"),
+    [
+        ("lora_r: 8\nload_in_4bit: perhaps\n", "load_in_4bit", 5),
+        ("lora_r: 8\ngradient_checkpointing: 3\n", "gradient_checkpointing", 5),
+        ("lora_r: 8\nval_set_size: 0.9\n", "val_set_size", 5),
+    ],
+)
+def test_a_fault_that_coral_finds_later_names_the_users_own_line_and_key(
+    lines: str, key: str, at: int, faults: Faults
+) -> None:
+    found = faults(MINIMAL + lines)
+    assert {(fault.where, fault.key) for fault in found} == {(f"config.yml:{at}", key)}
+
+
+@pytest.mark.parametrize(
     ("line", "key", "words"),
     [
         ("load_in_8bit: true", "load_in_8bit", "8-bit weights"),
@@ -205,6 +220,7 @@ def test_a_fault_names_the_users_own_line_and_key(faults: Faults) -> None:
         ("plugins: [axolotl.integrations.kd.KDPlugin]", "plugins[0]", "does not have"),
         ("val_set_size: 200", "val_set_size", "a number of rows, 200"),
         ("adapter: llama-adapter", "adapter", "must be lora or qlora"),
+        ("sample_packing: perhaps", "sample_packing", "must be true or false"),
         ("bf16: 16", "bf16", "must be true, false or auto"),
         ("test_datasets: [{path: other.json}]", "test_datasets[0]", "a split of one"),
     ],
@@ -227,6 +243,8 @@ def test_what_would_change_the_result_is_a_fault(
         ("{type: alpaca}", "path", "must be a text"),
         ("{path: a.json}", "type", "must be given"),
         ("{path: a.json, type: sharegpt}", "type", "alpaca, chat_template, completion"),
+        ("{path: a.json, type: alpaca, name: [x]}", "name", "must be a text"),
+        ("{path: a.json, type: chat_template, field_messages: 3}", "field_messages", "a text"),
         ("{path: a.json, type: alpaca, shards: 10}", "shards", "a part of the data"),
         ("{path: a.json, type: alpaca, spllit: x}", "spllit", "unknown key"),
         ("{path: a.csv, ds_type: json, type: alpaca}", "ds_type", "the file's ending"),
@@ -267,9 +285,11 @@ def test_completions_are_read_from_their_column(read: Load) -> None:
 
 
 def test_data_with_splits_of_their_own_validate_on_them(read: Load) -> None:
-    text = MINIMAL + "test_datasets: [{path: org/answers, type: alpaca, split: validation}]\n"
-    loaded = read(text)
-    assert "validation_share" not in loaded.spec.tasks[0].options
+    text = MINIMAL.replace("type: alpaca", "type: alpaca, split: train")
+    loaded = read(text + "test_datasets: [{path: org/answers, split: validation}]\n")
+    options = loaded.spec.tasks[0].options
+    assert "validation_share" not in options
+    assert "split" not in options  # it would hide the others
     assert not any("val_set_size" in note for note in loaded.notes)
 
 

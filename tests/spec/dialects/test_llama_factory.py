@@ -141,6 +141,8 @@ def test_data_sets_of_one_name_are_told_apart(read: Load) -> None:
         ("adapter_name_or_path: saves/earlier", "adapter_name_or_path", "to go on from"),
         ("mask_history: true", "mask_history", "the last turn alone"),
         ("eval_dataset: answers", "eval_dataset", "other data to validate on"),
+        ("max_samples: -5", "max_samples", "a whole number > 0"),
+        ("train_on_prompt: 3", "train_on_prompt", "true or false"),
         ("fp16: true", "fp16", "16-bit floats"),
         ("val_size: 100", "val_size", "a number of rows, 100"),
         ("dataset: identiti", "dataset", "describes no data set"),

@@ -106,11 +106,12 @@ def build_trainer(
     """
     import torch
 
-    from coral.training.base import load_base
+    from coral.training.base import hush, load_base
     from coral.training.data import LoadedTask
     from coral.training.prefix import Prefixes
     from coral.training.trainer import LoraTrainer
 
+    hush()  # before tasks bring libraries that make bars
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     cache = CachePaths(payload["cache_root"])
     registry: Registry = discover([Path(folder) for folder in payload["plugin_folders"]])

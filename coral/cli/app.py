@@ -316,7 +316,7 @@ def init(
         labels = facts["labels"]
         shown = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
         typer.echo(f"read as {facts['type']} ({columns})")
-        typer.echo(f"{facts['asked']}: {shown}")
+        typer.echo(f"{facts['asked']}: {shown}" if labels else facts["asked"])
         typer.echo(
             f"{facts['train_examples']:,} texts to train on, {facts['validation_examples']:,} to"
             f" validate, {facts['test_examples']:,} to test"

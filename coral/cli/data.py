@@ -18,8 +18,8 @@ def print_data(facts: dict[str, Any], console: Console) -> None:
         console.print(_splits(task["splits"], facts["sequence_len"]))
         train = task["splits"]["train"]
         written = task["problem"] == "causal_lm"
-        told = _trained(train) if written else _labels(train["labels"], task["problem"])
-        console.print(told, soft_wrap=True)
+        sought = _trained(train) if written else _labels(train["labels"], task["problem"])
+        console.print(sought, soft_wrap=True)
         for note in task["notes"]:
             console.print(Text(note), soft_wrap=True)
         for pair, count in task["shared_texts"].items():

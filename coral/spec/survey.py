@@ -52,6 +52,7 @@ def check_survey(config: LoadedConfig, survey: Survey) -> None:
     remedy = _inventory(modules, survey.depth)
     faults = [config.document.fault(*fault, remedy) for fault in dict.fromkeys(found)]
     faults += _too_long(config, survey)
+    faults += _compared_over_lengths(config, survey)
     if faults:
         raise ConfigError(in_file_order(faults))
 
@@ -80,6 +81,20 @@ def _too_long(config: LoadedConfig, survey: Survey) -> list[Fault]:
         for length, path in _variants(config, LENGTH)
         if isinstance(length, int) and length > limit
     ]
+
+
+def _compared_over_lengths(config: LoadedConfig, survey: Survey) -> list[Fault]:
+    """Return a fault if lengths are searched for, though what is cut off is not predicted."""
+    written = [task.name for task in survey.tasks if task.problem == "causal_lm"]
+    gene = next((gene for gene in config.spec.space.genes if gene.path == LENGTH), None)
+    if gene is None or not written:
+        return []
+    rule = (
+        "sequence_len must be one for all genomes where answers are written: a perplexity over"
+        f" texts cut elsewhere is another measure (task {', '.join(written)})"
+    )
+    path = written_at(config.document, LENGTH, searched=True)
+    return [config.document.fault(path, rule, "Fix it under `training:`.")]
 
 
 def _variants(config: LoadedConfig, field: str) -> list[Variant]:

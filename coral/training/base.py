@@ -120,7 +120,7 @@ def load_base(
         ModelError: it can't be found or loaded, its weights are not the ones that are known, or it
             is no causal language model where one is needed.
     """
-    _hush()
+    hush()
     folder = locate(base_model)
     name = str(folder) if folder else base_model
     digest = _verify(base_model, folder) if folder else ""
@@ -194,7 +194,7 @@ def load_tokenizer(base_model: str, *, trust_remote_code: bool) -> PreTrainedTok
     Raises:
         ModelError: it can't be found or loaded.
     """
-    _hush()
+    hush()
     name = str(locate(base_model) or base_model)
     with _loading(base_model):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -211,6 +211,11 @@ def _loading(base_model: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, SafetensorError) as error:
+        if "AutoModelForCausalLM" in str(error):
+            raise ModelError(
+                f"base model {base_model!r} can't write answers: {_first_line(error)}\n"
+                "Name a causal language model such as Llama, Qwen or Gemma for tasks of type sft."
+            ) from error
         raise ModelError(
             f"base model {base_model!r} can't be loaded: {_first_line(error)}\n"
             "Name a local folder, package:<module>/<folder>, or a hub id that this machine can"
@@ -218,7 +223,7 @@ def _loading(base_model: str) -> Iterator[None]:
         ) from error
 
 
-def _hush() -> None:
+def hush() -> None:
     """Keep the libraries' bars and notices off a screen that shows a whole run."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -44,6 +44,17 @@ REMEDY = (
 )
 
 
+def test_lengths_are_not_searched_where_answers_are_written(load: Load) -> None:
+    [task] = SURVEY.tasks
+    written = replace(SURVEY, tasks=(replace(task, problem="causal_lm", label_names=()),))
+    config = load("search_space: {sequence_len: [16, 32]}\n")
+    fault = only(faults_of(lambda: check_survey(config, written)))
+    assert fault.key == "search_space.sequence_len"
+    assert "sequence_len must be one for all genomes" in fault.rule
+    assert check_survey(config, SURVEY) is None
+    assert check_survey(load("training: {sequence_len: 16}\n"), written) is None
+
+
 def _faults(load: Load, body: str, **overrides: str) -> tuple[Fault, ...]:
     config = load(body, **overrides)
     return faults_of(lambda: check_survey(config, SURVEY))

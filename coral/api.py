@@ -39,6 +39,8 @@ def evolve(
     """
     loaded, source = _load(config, overrides, plugins, simulate=simulate)
     watching = observer or compose.SilentObserver()
+    for note in loaded.notes:
+        watching.on_notice(note, note)
     return compose.start_run(loaded, source, watching, force_fresh=force_fresh)
 
 

@@ -202,6 +202,25 @@ def build_trainer(
     )
 
 
+def survey_model(spec: RunSpec) -> Survey:
+    """Return what the base model alone tells; it is loaded in this process, for the moment."""
+    from coral.training.base import load_base
+
+    base = load_base(
+        spec.base_model, device="cpu", trust_remote_code=spec.execution.trust_remote_code
+    )
+    return Survey(
+        model_digest=base.digest,
+        data_digest="",
+        depth=base.depth,
+        linear_modules=base.linear_modules,
+        tasks=(),
+        device="cpu",
+        mean_tokens=0.0,
+        max_tokens=base.max_tokens,
+    )
+
+
 def trainer_payload(spec: RunSpec, folders: Sequence[Path], fresh: str = "") -> dict[str, Any]:
     """Return what ``build_trainer`` needs, as plain values.
 

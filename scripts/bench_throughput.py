@@ -201,7 +201,7 @@ class HuggingFaceTrainer:
 
         plan = job.plan.schedule
         on_gpu = self.base.device.type == "cuda"
-        warm_up = warmup_steps(plan.warmup_ratio, steps)
+        warm_up = warmup_steps(plan, steps)
         scheduler = transformers.get_scheduler(plan.scheduler, optimizer, warm_up, steps)
         trainer = transformers.Trainer(
             model=classifier(encoder, self.task),

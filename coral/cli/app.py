@@ -73,7 +73,10 @@ def _load(
     from coral import compose
 
     source = compose.Source(path=compose.find_config(config), plugin_folders=tuple(plugins or ()))
-    return compose.load(source, pairs), source
+    loaded = compose.load(source, pairs)
+    for note in loaded.notes:
+        typer.echo(note, err=True)
+    return loaded, source
 
 
 def _start(
@@ -142,6 +145,7 @@ def evolve(
         from rich.console import Console
 
         from coral import compose
+        from coral.cli.outline import print_outline
         from coral.cli.tables import print_forecast
         from coral.reporting import as_json
 
@@ -154,6 +158,8 @@ def evolve(
         facts = compose.dry_run(loaded, source, compose.SilentObserver())
         if json:
             typer.echo(as_json(facts))
+        elif facts["unchecked"]:
+            print_outline(facts, Console(highlight=False))
         else:
             print_forecast(facts, Console(highlight=False))
 
@@ -324,6 +330,34 @@ def data(
             typer.echo(as_json(facts))
         else:
             print_data(facts, Console(highlight=False))
+
+
+@app.command()
+def doctor(
+    config: Config = "quickstart",
+    overrides: Overrides = None,
+    *,
+    set_: SetOption = None,
+    plugins: Plugins = None,
+    simulate: Simulate = False,
+    json: Json = False,
+) -> None:
+    """Check versions, devices, memory, disk, network, model, data and plugins for a config."""
+    with reported():
+        from rich.console import Console
+
+        from coral.cli.doctor import print_checks
+        from coral.doctor import examine
+        from coral.reporting import as_json
+
+        pairs = _overrides(overrides, set_, simulate=simulate)
+        facts = examine(config, pairs, tuple(plugins or ()))
+        if json:
+            typer.echo(as_json(facts))
+        else:
+            print_checks(facts, Console(highlight=False))
+        if not facts["ok"]:
+            raise typer.Exit(1)
 
 
 app.add_typer(plugins_app, name="plugins")

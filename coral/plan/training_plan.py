@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -22,7 +22,7 @@ from coral.plan.schedule import SchedulePlan
 from coral.plan.tasks import TasksPlan
 
 _LATER = MappingProxyType({"later": True})
-"""Marks a part that joined after digests were stored: at its defaults it is no part of them."""
+"""Marks a part or field that joined after digests were stored: not in them at its default."""
 
 _UNTRAINED = MappingProxyType({**_LATER, "trained": False})
 """Marks a part that has no say in what the weights become."""
@@ -121,8 +121,12 @@ def _names_of(record: Any) -> tuple[tuple[str, ...], tuple[tuple[str, Any], ...]
     later = [item for item in own if "later" in item.metadata]
     return (
         tuple(item.name for item in own if item not in later),
-        tuple((item.name, item.default_factory()) for item in later),  # type: ignore[operator]
+        tuple((item.name, _default_of(item)) for item in later),
     )
+
+
+def _default_of(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
 
 
 _CANONICAL = json.JSONEncoder(

@@ -27,7 +27,8 @@ from coral.settings import (
     WarmStartSettings,
 )
 from coral.spec.aliases import BASE_MODEL_NAMES, EPOCH_NAMES, TRAINING_SHORTHANDS
-from coral.spec.base_model import locate
+from coral.spec.base_model import layers_of, locate, read_config
+from coral.spec.dialects import Understood, understand
 from coral.spec.document import (
     OVERRIDE,
     Document,
@@ -61,21 +62,32 @@ class TaskRegistry(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedConfig:
-    """A valid spec, and the document it came from, so that later faults can name their lines."""
+    """A valid spec, and the document it came from, so that later faults can name their lines.
+
+    Attributes:
+        notes: what the user should know of how the config was read, a line each.
+    """
 
     spec: RunSpec
     document: Document
+    notes: tuple[str, ...] = ()
 
 
 def load_config(
     path: Path, registry: TaskRegistry, overrides: Mapping[str, str] | None = None
 ) -> LoadedConfig:
-    """Read, override and validate a config.
+    """Read, override and validate a config, in Coral's own words or in another trainer's.
 
     Raises:
         ConfigError: with every fault that can be found without loading the model.
     """
-    return _loaded(with_overrides(read_document(path), overrides or {}), path.stem, registry)
+    document = with_overrides(read_document(path), overrides or {})
+    understood = understand(
+        document,
+        read=lambda other: other.read_text(encoding="utf-8"),
+        layers_of=lambda base_model: layers_of(read_config(base_model)),
+    )
+    return _loaded(understood, path.stem, registry)
 
 
 def load_resolved(
@@ -86,18 +98,20 @@ def load_resolved(
     A run that an older Coral began goes on as it began, with nothing inherited or derived.
     """
     document = without(read_document(path), RETIRED)
-    config = _loaded(with_overrides(document, overrides or {}), path.stem, registry)
+    document = with_overrides(document, overrides or {})
+    config = _loaded(Understood(document=document), path.stem, registry)
     if any(section in document.data for section in INHERITANCE):
         return config
     return replace(config, spec=config.spec.without_inheritance())
 
 
-def _loaded(document: Document, name: str, registry: TaskRegistry) -> LoadedConfig:
-    reader = Reader(document, registry.strategy_names())
+def _loaded(understood: Understood, name: str, registry: TaskRegistry) -> LoadedConfig:
+    reader = Reader(understood.document, registry.strategy_names())
+    reader.faults += understood.faults
     spec = _Sections(reader, registry).spec(name)
     if spec is None:
-        raise ConfigError(in_file_order(reader.faults))
-    return LoadedConfig(spec=spec, document=document)
+        raise ConfigError(in_file_order(list(dict.fromkeys(reader.faults))))
+    return LoadedConfig(spec=spec, document=understood.document, notes=understood.notes)
 
 
 def in_file_order(faults: Sequence[Fault]) -> list[Fault]:

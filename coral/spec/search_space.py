@@ -57,6 +57,12 @@ def taken_over(reader: Reader, brought: Sequence[TaskGenes]) -> Sequence[TaskGen
     return brought if wanted else ()
 
 
+def default_space(plan: TrainingPlan) -> Mapping[str, Any]:
+    """Return the default search space without what the fixed fields leave no effect."""
+    fixed = {"schedule.warmup_ratio"} if plan.schedule.warmup_steps else set()
+    return {path: gene for path, gene in DEFAULT_SPACE.items() if path not in fixed}
+
+
 def read_search_space(
     reader: Reader,
     plan: TrainingPlan,
@@ -72,7 +78,7 @@ def read_search_space(
     """
     before = len(reader.faults)
     block = reader.document.data.get("search_space")
-    written = DEFAULT_SPACE if block is None else block
+    written = default_space(plan) if block is None else block
     if isinstance(written, dict) and TASK_GENES in written:
         _check_switch(reader, written[TASK_GENES])
         written = {key: value for key, value in written.items() if key != TASK_GENES}

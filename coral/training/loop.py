@@ -44,7 +44,7 @@ def learning_rate_factors(
     scheduler = get_scheduler(
         plan.scheduler,
         optimizer,
-        num_warmup_steps=warmup_steps(plan.warmup_ratio, horizon_steps),
+        num_warmup_steps=warmup_steps(plan, horizon_steps),
         num_training_steps=horizon_steps,
     )
     factor: Callable[[int], float] = scheduler.lr_lambdas[0]

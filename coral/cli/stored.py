@@ -171,6 +171,9 @@ def predict(
         for text, answer in zip(given, answers, strict=True):
             console.print(Text(text, style="bold"), soft_wrap=True)
             for task, shares in answer.items():
+                if shares is None:
+                    console.print(Text(f"  {task}: no answer, not sure enough"))
+                    continue
                 if isinstance(shares, str):
                     console.print(Text(f"  {task}: {shares}"), soft_wrap=True)
                     continue

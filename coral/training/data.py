@@ -17,9 +17,9 @@ from transformers import PreTrainedTokenizerBase
 
 from coral.errors import TaskError
 from coral.ports import CausalSettings, Examples, Task, TaskData
-from coral.training.batches import Indices, TrainIndex, build_index
+from coral.training.batches import Indices, TrainIndex, build_index, strata
 from coral.training.conversations import Rendered, Renderer, encode
-from coral.training.targets import Target, strata
+from coral.training.targets import Target
 
 
 class Padded(NamedTuple):
@@ -232,10 +232,19 @@ class TrainSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedTask:
-    """A task with its data in memory."""
+    """A task with its data in memory.
+
+    Attributes:
+        plugin: what messages call the plugin that it comes from.
+        difficulty: ``(n,)``, how hard the task finds its train examples; None if it doesn't say.
+        domains: of the train examples; None if the task has none.
+    """
 
     task: Task
     data: TaskData
+    plugin: str = ""
+    difficulty: NDArray[np.float64] | None = None
+    domains: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -303,7 +312,7 @@ def build_train_set(
         trained=np.concatenate(trained) if causal else None,
     )
     groups = {
-        name: strata(loaded.data.problem, loaded.data.train.labels)
+        name: strata(loaded.data.problem, loaded.data.train.labels, loaded.domains)
         for name, loaded in tasks.items()
     }
     lengths = {name: part.lengths for name, part in parts.items()}
@@ -318,7 +327,18 @@ def build_train_set(
         texts=texts,
         labels=tuple(loaded.target.encode(loaded.data.train.labels) for loaded in tasks.values()),
         starts=np.cumsum([0, *(len(loaded.data.train) for loaded in tasks.values())]),
-        index=build_index(groups, lengths, seed, usable),
+        index=build_index(
+            groups,
+            lengths,
+            seed,
+            {name: (own.data.problem, own.data.train.labels) for name, own in tasks.items()},
+            difficulty={
+                name: loaded.difficulty
+                for name, loaded in tasks.items()
+                if loaded.difficulty is not None
+            },
+            usable=usable,
+        ),
         capacity={
             name: sequence_len if settings.sample_packing else None
             for name, settings in causal.items()
@@ -415,6 +435,10 @@ def data_digest(tasks: Mapping[str, LoadedTask]) -> str:
             digest.update(f"{loaded.data.causal}\x1e".encode())
         for split in (loaded.data.train, loaded.data.validation, loaded.data.test):
             _update(digest, split)
+        if loaded.difficulty is not None:
+            digest.update(b"\x1edifficulty" + loaded.difficulty.tobytes())
+        if loaded.domains is not None:
+            digest.update("\x1f".join(("\x1edomains", *loaded.domains)).encode())
     return digest.hexdigest()
 
 

@@ -95,12 +95,21 @@ class MultiTaskEncoder(nn.Module):
         return batch, found
 
     def language_loss(
-        self, texts: TokenizedTexts, rows: Indices, capacity: int | None = None
+        self,
+        texts: TokenizedTexts,
+        rows: Indices,
+        capacity: int | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
-        """Return the summed negative log-likelihood of texts' trained tokens."""
+        """Return the summed negative log-likelihood of texts' trained tokens.
+
+        Args:
+            weights: ``(rows,)``, of every token of a text; None for 1.
+        """
         assert self.base.language is not None
         batch, hidden = self.token_states(texts, rows, capacity)
-        return summed_loss(self.base.language, batch.states(hidden), batch.targets)
+        by_token = None if weights is None else weights[batch.owners]
+        return summed_loss(self.base.language, batch.states(hidden), batch.targets, by_token)
 
     def encode(self, ids: Tensor, mask: Tensor, segments: Tensor | None = None) -> Tensor:
         """Return one float32 vector a text, ``(batch, hidden)``."""

@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from coral.errors import CheckpointError, ModelError
+from coral.plan import InferencePlan
 from coral.ports import CausalSettings, Examples
 from coral.training.base import BaseModel, load_base
 from coral.training.conversations import Renderer, turn_ends
 from coral.training.data import build_evaluation_set
 from coral.training.encoder import MultiTaskEncoder, require_coverage
-from coral.training.evaluation import predict
+from coral.training.evaluation import answered, predict
 from coral.training.generation import generate
 from coral.training.targets import Target
 
@@ -179,6 +180,8 @@ class Predictor:
             for name, facts in self.card["tasks"].items()
             if facts.get("causal")
         }
+        # Cards from before there was inference to search have none.
+        self._inference = InferencePlan(**self.card["plan"].get("inference", {}))
         self._base = load_base(
             self.card["base_model"],
             device=device,
@@ -217,8 +220,11 @@ class Predictor:
 
     def predict(
         self, texts: Sequence[str | tuple[str, str]]
-    ) -> list[dict[str, dict[str, float] | str]]:
+    ) -> list[dict[str, dict[str, float] | str | None]]:
         """Return, for each text, task name to label name to prediction, or to a written answer.
+
+        None in the place of the labels says that the adapter gives no answer: it is less sure than
+        its genome asks for.
 
         Args:
             texts: for tasks on two texts tuples, or strings in which a tab divides the two.
@@ -242,15 +248,23 @@ class Predictor:
         examples = build_evaluation_set(
             dict.fromkeys(labelled, unlabelled), self._base.tokenizer, sequence_len
         )
-        predictions = predict(self._encoder, examples)
+        targets = self._encoder.targets
+        answers = answered(
+            self._inference, predict(self._encoder, examples, self._inference), targets
+        )
+        given = {
+            name: targets[name].confidence(answers[name]) >= facts["needed_confidence"]
+            for name, facts in tasks.items()
+            if "needed_confidence" in facts
+        }
         written = {n: self._write(n, own, firsts) for n, own in self._answers.items()}
         return [
             {
                 name: written[name][i]
                 if name in written
-                else dict(
-                    zip(facts["labels"], np.round(predictions[name][i], 6).tolist(), strict=True)
-                )
+                else dict(zip(facts["labels"], np.round(answers[name][i], 6).tolist(), strict=True))
+                if name not in given or given[name][i]
+                else None
                 for name, facts in tasks.items()
             }
             for i in range(len(texts))
@@ -266,6 +280,7 @@ class Predictor:
                 language,
                 tokenizer,
                 [example.prompt for example in asked],
+                self._inference,
                 max_new_tokens=settings.max_new_tokens,
                 ends=turn_ends(tokenizer, asked),
                 most_tokens=self._base.max_tokens,

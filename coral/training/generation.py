@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from coral.plan import InferencePlan
+from coral.rng import derive_seed
 from coral.training.causal import LanguageHead
 
 AT_ONCE = 16
@@ -22,29 +24,38 @@ def generate(
     head: LanguageHead,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
+    inference: InferencePlan,
     *,
     max_new_tokens: int,
     ends: Collection[int] = (),
     most_tokens: int | None = None,
 ) -> list[str]:
-    """Return the most probable continuation of each prompt, token by token (greedy).
+    """Return a continuation of each prompt: the most probable tokens, unless a plan draws them.
+
+    What is drawn depends on the prompts alone.
 
     Args:
         prompts: with their special tokens.
+        max_new_tokens: the plan may ask for fewer.
         ends: tokens that end an answer, beside those that model and tokenizer declare.
         most_tokens: of a prompt and its answer; longer prompts lose their beginnings.
     """
     ends = _ends(head, tokenizer, ends)
+    max_new_tokens = min(max_new_tokens, inference.max_new_tokens)
     longest = None if most_tokens is None else max(1, most_tokens - max_new_tokens)
+    drawn = inference.generation_temperature > 0
     settings = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        do_sample=False,
+        do_sample=drawn,
+        temperature=inference.generation_temperature if drawn else None,
+        top_p=inference.top_p if drawn else None,
+        repetition_penalty=inference.repetition_penalty,
         eos_token_id=ends,
         pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else ends[0],
     )
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers = [""] * len(prompts)
-    with _padded_left(tokenizer), torch.inference_mode():
+    with _padded_left(tokenizer), torch.random.fork_rng(), torch.inference_mode():
         for first in range(0, len(order), AT_ONCE):
             chosen = order[first : first + AT_ONCE]
             inputs = tokenizer(
@@ -56,6 +67,7 @@ def generate(
                 return_tensors="pt",
             ).to(head.model.device)
             model: Any = head.model
+            torch.manual_seed(derive_seed(0, "answers", *(prompts[i] for i in chosen)))
             found = model.generate(
                 input_ids=inputs["input_ids"],
                 attention_mask=inputs["attention_mask"],

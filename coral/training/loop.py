@@ -44,7 +44,7 @@ def learning_rate_factors(
     scheduler = get_scheduler(
         plan.scheduler,
         optimizer,
-        num_warmup_steps=warmup_steps(plan.warmup_ratio, horizon_steps),
+        num_warmup_steps=warmup_steps(plan, horizon_steps),
         num_training_steps=horizon_steps,
     )
     factor: Callable[[int], float] = scheduler.lr_lambdas[0]
@@ -112,12 +112,20 @@ def _accumulate(
     total = torch.zeros((), device=device)
     for start in range(0, len(rows), size):
         piece = rows[start : start + size]
-        loss = _head_losses(encoder, train_set, piece, device) / len(rows)
+        weights = None
+        if course.loss_weights is not None:
+            weights = on_device(torch.from_numpy(course.loss_weights[piece]), device)
+        loss = _head_losses(encoder, train_set, piece, weights, device) / len(rows)
         for number, name in enumerate(train_set.index.tasks):
-            own = piece[train_set.index.task[piece] == number]
-            if name in shares and len(own):
+            (members,) = (train_set.index.task[piece] == number).nonzero()
+            if name in shares and len(members):
                 with encoder.forward_scope():
-                    written = encoder.language_loss(train_set.texts, own, train_set.capacity[name])
+                    written = encoder.language_loss(
+                        train_set.texts,
+                        piece[members],
+                        train_set.capacity[name],
+                        _of(weights, members, device),
+                    )
                 loss = loss + written * shares[name]
         loss.backward()
         total += loss.detach()
@@ -126,12 +134,21 @@ def _accumulate(
 
 
 def _head_losses(
-    encoder: MultiTaskEncoder, train_set: TrainSet, rows: Indices, device: torch.device
+    encoder: MultiTaskEncoder,
+    train_set: TrainSet,
+    rows: Indices,
+    weights: Tensor | None,
+    device: torch.device,
 ) -> Tensor:
-    """Return the summed loss of those examples whose tasks have heads."""
+    """Return the summed loss of those examples whose tasks have heads.
+
+    Args:
+        weights: ``(rows,)``, of each example's loss; None for 1.
+    """
     tasks = train_set.index.tasks
     headed = [number for number, name in enumerate(tasks) if name not in train_set.capacity]
-    rows = rows[np.isin(train_set.index.task[rows], headed)]
+    (places,) = np.isin(train_set.index.task[rows], headed).nonzero()
+    rows, weights = rows[places], _of(weights, places, device)
     loss = torch.zeros((), device=device)
     if not len(rows):
         return loss
@@ -143,8 +160,14 @@ def _head_losses(
             name = tasks[number]
             logits = encoder.heads[name](vectors[on_device(torch.from_numpy(members), device)])
             labels = on_device(train_set.labels_of(number, rows[members]), device)
-            loss = loss + encoder.targets[name].losses(logits, labels).sum()
+            losses = encoder.targets[name].losses(logits, labels)
+            own = _of(weights, members, device)
+            loss = loss + (losses if own is None else losses * own).sum()
     return loss
+
+
+def _of(weights: Tensor | None, rows: Indices, device: torch.device) -> Tensor | None:
+    return None if weights is None else weights[on_device(torch.from_numpy(rows), device)]
 
 
 def _collect(losses: list[Tensor], norms: list[Tensor], log: StageLog) -> None:

@@ -247,6 +247,7 @@ class Pack:
         tasks = self._members[0].course.train_set.index.tasks
         places: list[list[Indices]] = [[] for _ in tasks]
         labels: list[list[Tensor]] = [[] for _ in tasks]
+        weights = np.ones(sum(rows.counts), dtype=np.float32)
         start = 0
         for member, count in zip(self._members, rows.counts, strict=True):
             assert member.leg is not None
@@ -256,6 +257,8 @@ class Pack:
                 (members,) = (own == number).nonzero()
                 places[number].append(start + members)
                 labels[number].append(train_set.labels_of(number, chosen[members]))
+            if member.course.loss_weights is not None:
+                weights[start : start + count] = member.course.loss_weights[chosen]
             start += count
         by_row = vectors.new_zeros(len(vectors))
         for task, where, encoded in zip(tasks, places, labels, strict=True):
@@ -264,6 +267,8 @@ class Pack:
                 logits = self._stacked.logits(task, vectors, rows)[at]
                 losses = self._targets[task].losses(logits, on_device(torch.cat(encoded), device))
                 by_row = by_row.index_add(0, at, losses)
+        if any(member.course.loss_weights is not None for member in self._members):
+            by_row = by_row * on_device(torch.from_numpy(weights), device)
         parts = by_row.split(list(rows.counts))
         return torch.stack([part.sum() / len(part) for part in parts])
 

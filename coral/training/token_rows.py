@@ -112,21 +112,30 @@ def shared_rows(lengths: Indices, capacity: int) -> tuple[Indices, Indices]:
     return row, start
 
 
-def summed_loss(head: LanguageHead, states: Tensor, targets: Tensor) -> Tensor:
+def summed_loss(
+    head: LanguageHead, states: Tensor, targets: Tensor, weights: Tensor | None = None
+) -> Tensor:
     """Return the summed negative log-likelihood of tokens.
 
     Logits of many tokens are made again for the gradients, chunk by chunk.
+
+    Args:
+        weights: ``(tokens,)``; None for 1.
     """
+    if weights is None:
+        weights = torch.ones_like(targets, dtype=torch.float32)
     if len(targets) <= CHUNK:
-        return _loss(head, states, targets)
+        return _loss(head, states, targets, weights)
     total = states.new_zeros((), dtype=torch.float32)
-    for own, wanted in zip(states.split(CHUNK), targets.split(CHUNK), strict=True):
-        total = total + checkpoint(_loss, head, own, wanted, use_reentrant=False)
+    parts = (tensor.split(CHUNK) for tensor in (states, targets, weights))
+    for own, wanted, counted in zip(*parts, strict=True):
+        total = total + checkpoint(_loss, head, own, wanted, counted, use_reentrant=False)
     return total
 
 
-def _loss(head: LanguageHead, states: Tensor, targets: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(head.logits(states), targets, reduction="sum")
+def _loss(head: LanguageHead, states: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    losses = nn.functional.cross_entropy(head.logits(states), targets, reduction="none")
+    return (losses * weights).sum()
 
 
 def token_statistics(

@@ -17,17 +17,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coral.errors import TaskError
+from coral.capabilities import proxies_of
 from coral.fidelity import gradient_norm, loss_slope
-from coral.plan import TrainingPlan
+from coral.plan import SELECTIVE_METRICS, TrainingPlan
 from coral.ports import (
     CheckpointStore,
     Progress,
+    Strategies,
     Survey,
     TaskSurvey,
     TrainingJob,
 )
-from coral.records import Cost, Curve, Outcome, TestScore
+from coral.records import Cost, Curve, Direction, Outcome, TestScore
+from coral.strategies import OWN
 from coral.training import export
 from coral.training.base import BaseModel
 from coral.training.causal import require_packing
@@ -42,12 +44,20 @@ from coral.training.data import (
     data_digest,
     evaluation_part,
 )
+from coral.training.encoder import MultiTaskEncoder
 from coral.training.evaluation import (
     Predictions,
+    answered,
     bootstrap,
     interval,
+    means_of,
+    named,
+    needed_confidence,
     predict,
+    require_finite,
     require_finite_predictions,
+    score_given,
+    score_proxies,
     score_task,
     with_means,
 )
@@ -74,12 +84,18 @@ class LoraTrainer:
         prefixes: Prefixes | None = None,
         slots: int | None = 1,
         remembered: Path | None = None,
+        strategies: Strategies = OWN,
+        *,
+        abstains: bool = False,
     ) -> None:
         """Args:
         prefixes: of the base, to share what lies below adapters; None to compute it each time.
         slots: most jobs that train side by side; None for what a short trial finds best.
         remembered: folder in which processes keep what such trials found.
+        strategies: Coral's own, and those of plugins that plans may name.
+        abstains: plans may leave examples without an answer, so all are scored for it.
         """
+        self._abstains = abstains
         causal = {name for name, loaded in tasks.items() if loaded.data.causal is not None}
         self._fixed_slots = 1 if causal else slots  # packs have no place for rows of tokens
         self._remembered = remembered
@@ -95,7 +111,7 @@ class LoraTrainer:
         ):
             require_packing(base.model)
         self._runner = JobRunner(
-            base, self._targets, checkpoints, self._train_set, report, prefixes
+            base, self._targets, checkpoints, self._train_set, report, prefixes, strategies
         )
 
     @cached_property
@@ -123,7 +139,7 @@ class LoraTrainer:
             tasks=tuple(
                 TaskSurvey(
                     name=name,
-                    metrics=dict(loaded.task.metrics),
+                    metrics={**loaded.task.metrics, **self._selective(name)},
                     primary_metric=loaded.task.primary_metric,
                     label_names=loaded.data.label_names,
                     train_examples=len(loaded.data.train),
@@ -228,7 +244,7 @@ class LoraTrainer:
             return self._outcome(
                 member.job,
                 member.log,
-                metrics=self._metrics(predicted, examples.labels),
+                metrics=self._measured(member.job, predicted, examples.labels),
                 position=member.course.position,
                 last=member.last.log if member.last else StageLog(),
                 parameters=member.parameters,
@@ -242,13 +258,15 @@ class LoraTrainer:
         """Score trained jobs on the test split, each against the last one, the reference."""
         tasks = [loaded.task for loaded in self._tasks.values()]
         labels = {name: loaded.data.test.labels for name, loaded in self._tasks.items()}
-        predictions = []
+        answers, metrics = [], []
         for job in finalists:
             with self._runner.trained(job, JobLog()) as trained:
                 examples = self._split("test", job.plan.encoding.sequence_len)
-                predictions.append(predict(trained.encoder, examples))
-        draws = bootstrap(tasks, labels, predictions, seed)
-        metrics = [self._metrics(prediction, labels) for prediction in predictions]
+                predicted = predict(trained.encoder, examples, job.plan.inference)
+                answers.append(answered(job.plan.inference, predicted, self._targets))
+                needed = self._needed(job.plan, trained.encoder)
+            metrics.append(self._metrics(answers[-1], labels, needed))
+        draws = bootstrap(tasks, labels, answers, seed)
         return tuple(
             TestScore(
                 trial=job.trial,
@@ -265,16 +283,17 @@ class LoraTrainer:
     def export(self, finalist: TrainingJob, folder: Path, card: Mapping[str, Any]) -> None:
         """Write the trained adapter, its heads, the tokenizer and ``card`` into ``folder``."""
         with self._runner.trained(finalist, JobLog()) as trained:
-            export.write(folder, trained.encoder, self._base, self._with_answers(card))
-
-    def _with_answers(self, card: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a card that says how answers are written, of tasks that have them."""
-        causal = {name: loaded.data.causal for name, loaded in self._tasks.items()}
-        tasks = {
-            name: {**facts, "causal": asdict(settings)} if (settings := causal[name]) else facts
-            for name, facts in card["tasks"].items()
-        }
-        return {**card, "tasks": tasks}
+            needed = self._needed(finalist.plan, trained.encoder)
+            causal = {name: loaded.data.causal for name, loaded in self._tasks.items()}
+            tasks = {}
+            for name, facts in card["tasks"].items():
+                settings = causal[name]
+                tasks[name] = {
+                    **facts,
+                    **({"needed_confidence": needed[name]} if name in needed else {}),
+                    **({"causal": asdict(settings)} if settings else {}),
+                }
+            export.write(folder, trained.encoder, self._base, {**card, "tasks": tasks})
 
     def _train_alone(self, job: TrainingJob, log: JobLog) -> Outcome:
         """Train one job and evaluate it."""
@@ -283,7 +302,8 @@ class LoraTrainer:
                 started = time.perf_counter()
                 share = job.stages[job.stage].evaluation_percentage
                 examples = self._split("validation", job.plan.encoding.sequence_len, share)
-                metrics = self._metrics(predict(trained.encoder, examples), examples.labels)
+                predicted = predict(trained.encoder, examples, job.plan.inference)
+                metrics = self._measured(job, predicted, examples.labels)
                 return self._outcome(
                     job,
                     log,
@@ -344,19 +364,67 @@ class LoraTrainer:
             peak_memory_bytes=self._peak_memory(),
         )
 
-    def _metrics(
-        self, predictions: Mapping[str, Predictions], labels: Mapping[str, NDArray[Any]]
+    def _measured(
+        self,
+        job: TrainingJob,
+        predictions: Mapping[str, Predictions],
+        labels: Mapping[str, NDArray[Any]],
     ) -> dict[str, float]:
-        """Score predictions; what a plugin raises becomes a ``TaskError`` with its traceback."""
+        """Return the metrics of what a plan answers to validation examples, and the proxies.
+
+        These examples also say how sure an answer must be to be given.
+
+        Raises:
+            TaskError: a plugin raised, or a value is not finite.
+        """
+        inference = job.plan.inference
+        answers = answered(inference, predictions, self._targets)
+        needed = needed_confidence(inference, answers, self._targets)
+        metrics = self._metrics(answers, labels, needed)
+        proxies: dict[str, float] = {}
+        for name, loaded in self._tasks.items():
+            own = {m: value for m, value in metrics.items() if m.startswith(f"{name}.")}
+            require_finite(loaded, "score()", own)
+            proxies |= score_proxies(loaded, labels[name], answers[name], job.stage)
+        names = {
+            name: [p for p, proxy in proxies_of(loaded.task).items() if proxy.stage == job.stage]
+            for name, loaded in self._tasks.items()
+        }
+        return {**metrics, **proxies, **means_of(proxies, names)}
+
+    def _needed(self, plan: TrainingPlan, encoder: MultiTaskEncoder) -> dict[str, float]:
+        """Return by task how sure an answer must be; nothing if the plan always answers."""
+        if not plan.inference.abstention:
+            return {}
+        examples = self._split("validation", plan.encoding.sequence_len)
+        answers = answered(
+            plan.inference, predict(encoder, examples, plan.inference), self._targets
+        )
+        return needed_confidence(plan.inference, answers, self._targets)
+
+    def _selective(self, task: str) -> Mapping[str, Direction]:
+        """Return what a task has besides its own metrics."""
+        able = self._abstains and self._targets[task].has_probabilities
+        return SELECTIVE_METRICS if able else {}
+
+    def _metrics(
+        self,
+        answers: Mapping[str, Predictions],
+        labels: Mapping[str, NDArray[Any]],
+        needed: Mapping[str, float],
+    ) -> dict[str, float]:
+        """Score answers; what a plugin raises becomes a ``TaskError`` with its traceback."""
         metrics: dict[str, float] = {}
         for name, loaded in self._tasks.items():
-            try:
-                metrics |= score_task(loaded.task, labels[name], predictions[name])
-            except TaskError:
-                raise
-            except Exception as error:
-                raise TaskError(f"task {name} raised in score(): {error!r}") from error
-        return with_means(metrics, [loaded.task for loaded in self._tasks.values()])
+            with named(loaded, "score()"):
+                metrics |= score_task(loaded.task, labels[name], answers[name])
+            if self._selective(name):
+                given = score_given(
+                    self._targets[name], labels[name], answers[name], needed.get(name, 0.0)
+                )
+                metrics |= {f"{name}.{metric}": value for metric, value in given.items()}
+        more = set(SELECTIVE_METRICS) if all(map(self._selective, self._tasks)) else set()
+        return with_means(metrics, [loaded.task for loaded in self._tasks.values()], more)
 
     def _train_set(self, plan: TrainingPlan, seed: int) -> TrainSet:
         key = (plan.encoding.sequence_len, seed)

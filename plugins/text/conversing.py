@@ -123,7 +123,30 @@ def _message(where: str, place: int, said: Any) -> Message:
 
 
 def instructions_in(task: str, rows: Rows) -> tuple[list[str], list[str]]:
-    """Return prompts and answers of rows with ``instruction``, ``output`` and maybe ``input``.
+    """Return prompts in Alpaca's words, and answers. Raises what ``alpaca_in`` does."""
+    asked = alpaca_in(task, rows)
+    prompts = [
+        WITH_INPUT.format(instruction=instruction, input=extra)
+        if extra
+        else WITHOUT_INPUT.format(instruction=instruction)
+        for instruction, extra, _ in asked
+    ]
+    return prompts, [answer for _, _, answer in asked]
+
+
+def questions_in(task: str, rows: Rows) -> list[list[Message]]:
+    """Return instructions as conversations of one turn each. Raises what ``alpaca_in`` does."""
+    return [
+        [
+            {"role": "user", "content": f"{instruction}\n{extra}" if extra else instruction},
+            {"role": "assistant", "content": answer},
+        ]
+        for instruction, extra, answer in alpaca_in(task, rows)
+    ]
+
+
+def alpaca_in(task: str, rows: Rows) -> list[tuple[str, str | None, str]]:
+    """Return the ``instruction``, ``input`` and ``output`` of rows; there may be no input.
 
     Raises:
         TaskError: a column is missing, or a value isn't a text.
@@ -142,10 +165,4 @@ def instructions_in(task: str, rows: Rows) -> tuple[list[str], list[str]]:
                 f"task {task!r}: column 'input' must hold texts or nothing, but row {number} holds"
                 f" {extra!r}.\nCorrect or remove the row."
             )
-    prompts = [
-        WITH_INPUT.format(instruction=asked, input=extra)
-        if extra
-        else WITHOUT_INPUT.format(instruction=asked)
-        for asked, extra in zip(instructions, further, strict=True)
-    ]
-    return prompts, answers
+    return list(zip(instructions, further, answers, strict=True))

@@ -48,6 +48,10 @@ class Rows(Mapping[str, list[Any]]):
     def __len__(self) -> int:
         return len(self._dataset.column_names)
 
+    def first(self, count: int) -> Rows:
+        """Return the first rows, or all if there are fewer."""
+        return Rows(self._dataset.select(range(min(count, len(self._dataset)))))
+
     def names_of(self, column: str) -> tuple[str, ...]:
         """Return the class names that the data itself declares; nothing if it doesn't."""
         return tuple(getattr(self._dataset.features[column], "names", None) or ())

@@ -17,14 +17,16 @@ from .columns import texts_in
 from .conversing import (
     COMPLETION,
     PROMPT_FORMATS,
+    Message,
     conversations_in,
     instructions_in,
     messages_column,
+    questions_in,
 )
 from .reading import Rows, read
 from .splitting import Shares, split
 
-FORMATS = ("chat", "alpaca", "completion")
+FORMATS = ("chat", "alpaca", "alpaca-chat", "completion")
 
 Inputs = Mapping[str, Sequence[Any]]
 
@@ -36,10 +38,13 @@ class FineTuning:
     Attributes:
         path: as for ``text-classification``.
         format: ``chat`` (a column of conversations), ``alpaca`` (columns instruction, input and
-            output) or ``completion`` (a column of texts that are learned whole).
+            output, in Alpaca's words), ``alpaca-chat`` (the same columns as a question and its
+            answer in the chat template) or ``completion`` (a column of texts that are learned
+            whole).
         name: of the task.
         subset, revision: of a hub id.
         split: the data's split that is trained on, and cut into splits; None takes its own.
+        max_rows: most rows that are taken of the train split, the first ones; None takes all.
         messages: column of conversations; None for the only one that is named like one.
         text: column of texts of the format ``completion``.
         train_on_inputs: learn to write the prompts, too.
@@ -54,10 +59,11 @@ class FineTuning:
 
     path: str
     _: KW_ONLY
-    format: Literal["chat", "alpaca", "completion"] = "chat"
+    format: Literal["chat", "alpaca", "alpaca-chat", "completion"] = "chat"
     name: str = "sft"
     subset: str | None = None
     split: str | None = None
+    max_rows: int | None = None
     revision: str | None = None
     messages: str | None = None
     text: str = "text"
@@ -76,6 +82,11 @@ class FineTuning:
             raise TaskError(
                 f"task {self.name!r}: format must be {', '.join(FORMATS)}, got {self.format!r}.\n"
                 "Choose the one that the data has."
+            )
+        if self.max_rows is not None and self.max_rows < 1:
+            raise TaskError(
+                f"task {self.name!r}: max_rows must be at least 1, got {self.max_rows}.\n"
+                "Correct it, or remove it to take all."
             )
         if self.generate_examples < 0 or self.max_new_tokens < 1:
             raise TaskError(
@@ -106,6 +117,8 @@ class FineTuning:
         found = read(
             self.name, self.path, self.subset, self.revision, context.cache_dir, self.split
         )
+        if self.max_rows is not None:
+            found = {**found, "train": found["train"].first(self.max_rows)}
         parts = {part: self._examples(rows) for part, rows in found.items()}
         if len(parts) < 3:
             train = parts["train"]
@@ -144,9 +157,8 @@ class FineTuning:
     def _texts_and_inputs(self, rows: Rows) -> tuple[Sequence[str], Inputs]:
         """Return each example as a text to know it by, and what is rendered of it."""
         columns = list(rows)
-        if self.format == "chat":
-            column = messages_column(self.name, columns, self.messages)
-            talks = conversations_in(self.name, rows, column)
+        if self.format in ("chat", "alpaca-chat"):
+            talks = self._conversations(rows, columns)
             told = ["\n".join(f"{m['role']}: {m['content']}" for m in talk) for talk in talks]
             return told, {"messages": talks}
         if self.format == COMPLETION:
@@ -160,3 +172,8 @@ class FineTuning:
         prompts, answers = instructions_in(self.name, rows)
         told = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
         return told, {"prompt": prompts, "answer": answers}
+
+    def _conversations(self, rows: Rows, columns: Sequence[str]) -> list[list[Message]]:
+        if self.format == "alpaca-chat":
+            return questions_in(self.name, rows)
+        return conversations_in(self.name, rows, messages_column(self.name, columns, self.messages))

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from coral.errors import TaskError
-from coral.ports import DataContext, TaskData
+from coral.ports import DataContext, Task, TaskData
 from coral.tasks import discover
+from coral.testing import TaskConformance
 
 Load = Callable[..., TaskData]
 
@@ -80,6 +81,23 @@ def test_instructions_become_alpaca_s_prompts(load: Load) -> None:
         assert f"Add 1 to {int(answer) - 1}." in prompt
 
 
+def test_instructions_may_be_asked_in_the_chat_template(load: Load) -> None:
+    rows = [{"instruction": f"Add 1 to {i}.", "input": "please", "output": "ok"} for i in range(20)]
+    data = load(rows, format="alpaca-chat")
+    asked, answered = data.train.inputs["messages"][0]
+    assert asked["role"] == "user"
+    assert asked["content"].startswith("Add 1 to ")
+    assert asked["content"].endswith(".\nplease")
+    assert answered == {"role": "assistant", "content": "ok"}
+
+
+def test_of_many_rows_the_first_are_taken(load: Load) -> None:
+    data = load([{"messages": talk(i)} for i in range(40)], max_rows=20)
+    splits = (data.train, data.validation, data.test)
+    assert sum(map(len, splits)) == 20
+    assert all(int(text.split()[3]) < 20 for split in splits for text in split.texts)
+
+
 def test_texts_are_learned_whole(load: Load) -> None:
     data = load([{"story": f"Once {i}"} for i in range(20)], format="completion", text="story")
     assert set(data.train.inputs["prompt"]) == {""}
@@ -92,6 +110,7 @@ GOOD = {"messages": talk(1)}
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
+        ([GOOD], {"max_rows": 0}, r"max_rows must be at least 1, got 0"),
         ([{"text": "hi"}], {}, r"can't be guessed.*\n.*`messages:`.*columns are text"),
         ([GOOD], {"messages": "talks"}, r"'talks' isn't in the data"),
         ([{"messages": talk(1), "dialog": talk(2)}], {}, r"could be messages or dialog"),
@@ -118,7 +137,11 @@ GOOD = {"messages": talk(1)}
             r"'output' must hold texts, but row 0 holds 3",
         ),
         ([{"a": "x"}], {"format": "completion"}, r"'text' isn't in the data.*\n.*columns are a"),
-        ([GOOD], {"format": "dpo"}, r"format must be chat, alpaca, completion, got 'dpo'"),
+        (
+            [GOOD],
+            {"format": "dpo"},
+            r"format must be chat, alpaca, alpaca-chat, completion, got 'dpo'",
+        ),
         ([GOOD], {"format": "completion", "generate_examples": 3}, r"no answers to compare"),
         ([GOOD], {"split": "train_sft"}, r"no split 'train_sft'.*\n?.*Name one of train"),
         ([GOOD], {"max_new_tokens": 0}, r"max_new_tokens at least 1, got 0 and 0"),
@@ -167,3 +190,13 @@ def test_the_score_is_over_tokens_and_over_generated_answers_alone() -> None:
 def test_nothing_to_score_is_not_a_number() -> None:
     task = discover().build("sft", {"path": "x"})
     assert np.isnan(task.score(np.zeros(1, dtype=np.int64), np.zeros((1, 3)))["perplexity"])
+
+
+class TestConformance(TaskConformance):
+    @pytest.fixture(params=[0, 4])
+    def task(self, tmp_path: Path, request: pytest.FixtureRequest) -> Task:
+        rows = [{"instruction": f"say {i}", "input": "", "output": f"it is {i}"} for i in range(60)]
+        path = tmp_path / "asked.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        options = {"path": str(path), "format": "alpaca", "generate_examples": request.param}
+        return discover().build("sft", {**options, "name": "asked"})

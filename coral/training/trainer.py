@@ -384,7 +384,8 @@ class LoraTrainer:
         proxies: dict[str, float] = {}
         for name, loaded in self._tasks.items():
             own = {m: value for m, value in metrics.items() if m.startswith(f"{name}.")}
-            require_finite(loaded, "score()", own)
+            if job.stages[job.stage].evaluation_percentage == 100:  # a part may hold one class
+                require_finite(loaded, "score()", own)
             proxies |= score_proxies(loaded, labels[name], answers[name], job.stage)
         names = {
             name: [p for p, proxy in proxies_of(loaded.task).items() if proxy.stage == job.stage]

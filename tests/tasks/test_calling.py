@@ -108,7 +108,7 @@ def test_a_load_that_hangs_ends_in_one_message_that_says_where_it_stands() -> No
         ),
         (
             replace(DATA, problem="ranking"),  # type: ignore[arg-type]
-            "must name a problem (single_label, multi_label, regression), got 'ranking'",
+            "must name a problem (single_label, multi_label, regression, causal_lm), got 'ranking'",
         ),
     ],
 )

@@ -126,7 +126,14 @@ def build_trainer(
         prefixes = Prefixes(base, cache.prefixes, payload["prefix_bytes"])
     checkpoints = FsspecCheckpointStore(payload["checkpoints"])
     return LoraTrainer(
-        base, tasks, checkpoints, report, prefixes, slots=payload["slots"], remembered=cache.slots
+        base,
+        tasks,
+        checkpoints,
+        report,
+        prefixes,
+        slots=payload["slots"],
+        remembered=cache.slots,
+        tokens=cache.tokens,
     )
 
 

@@ -18,6 +18,9 @@ from coral.ports import Examples, Task, TaskData
 from coral.training.batches import Indices, TrainIndex, build_index
 from coral.training.targets import Target, strata
 
+Content = str | tuple[str, ...]
+"""What an example says: a text, or one or two of them."""
+
 
 class Padded(NamedTuple):
     """Texts as long as the longest of them, each ``(rows, longest)``.
@@ -64,10 +67,11 @@ class TokenizedTexts:
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        content = self.ids.tobytes() + self.starts.tobytes()
+        digest = hashlib.sha256(np.ascontiguousarray(self.ids).data)
+        digest.update(np.ascontiguousarray(self.starts).data)
         if self.segments is not None:
-            content += self.segments.tobytes()
-        object.__setattr__(self, "digest", hashlib.sha256(content).hexdigest())
+            digest.update(np.ascontiguousarray(self.segments).data)
+        object.__setattr__(self, "digest", digest.hexdigest())
 
     @property
     def lengths(self) -> Indices:
@@ -131,7 +135,7 @@ def batched_by_length(lengths: Indices, most_tokens: int) -> list[Indices]:
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str | tuple[str, ...]],
+    texts: Sequence[Content],
     sequence_len: int,
 ) -> TokenizedTexts:
     """Tokenize texts, or tuples of one or two, with special tokens, cut to ``sequence_len``.
@@ -156,6 +160,10 @@ def tokenize(
         pad_id=int(pad_id) if pad_id is not None else 0,
         segments=by_token if by_token.any() else None,
     )
+
+
+Tokenize = Callable[[Sequence[Content], int], TokenizedTexts]
+"""Tokenizes texts, cut to a length; see ``tokenize``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,32 +203,17 @@ class LoadedTask:
 
 
 def build_train_set(
-    tasks: Mapping[str, LoadedTask],
-    tokenizer: PreTrainedTokenizerBase,
-    sequence_len: int,
-    seed: int,
+    tasks: Mapping[str, LoadedTask], tokenized: Tokenize, sequence_len: int, seed: int
 ) -> TrainSet:
     """Return all tasks' train splits as one indexed set."""
-    parts = {
-        name: tokenize(tokenizer, loaded.data.train.contents, sequence_len)
-        for name, loaded in tasks.items()
+    splits = {name: loaded.data.train for name, loaded in tasks.items()}
+    contents = [content for split in splits.values() for content in split.contents]
+    texts = tokenized(contents, sequence_len)
+    starts = np.cumsum([0, *map(len, splits.values())])
+    lengths = {
+        name: texts.lengths[start:end]
+        for name, start, end in zip(splits, starts[:-1], starts[1:], strict=True)
     }
-    offsets = np.cumsum([0, *(len(part.ids) for part in parts.values())])
-    starts = [
-        part.starts[:-1] + offset for part, offset in zip(parts.values(), offsets, strict=False)
-    ]
-    segments = [
-        np.zeros(len(part.ids), np.int8) if part.segments is None else part.segments
-        for part in parts.values()
-    ]
-    texts = TokenizedTexts(
-        ids=np.concatenate([part.ids for part in parts.values()]),
-        starts=np.concatenate([*starts, offsets[-1:]]),
-        pad_id=next(iter(parts.values())).pad_id,
-        segments=None
-        if all(part.segments is None for part in parts.values())
-        else np.concatenate(segments),
-    )
     groups = {
         name: strata(loaded.data.problem, loaded.data.train.labels)
         for name, loaded in tasks.items()
@@ -228,8 +221,8 @@ def build_train_set(
     return TrainSet(
         texts=texts,
         labels=tuple(loaded.target.encode(loaded.data.train.labels) for loaded in tasks.values()),
-        starts=np.cumsum([0, *(len(loaded.data.train) for loaded in tasks.values())]),
-        index=build_index(groups, {name: part.lengths for name, part in parts.items()}, seed),
+        starts=starts,
+        index=build_index(groups, lengths, seed),
     )
 
 
@@ -249,7 +242,7 @@ class EvaluationSet:
 
 
 def build_evaluation_set(
-    splits: Mapping[str, Examples], tokenizer: PreTrainedTokenizerBase, sequence_len: int
+    splits: Mapping[str, Examples], tokenized: Tokenize, sequence_len: int
 ) -> EvaluationSet:
     """Return tasks' examples as one set, texts in order of first appearance."""
     positions: dict[tuple[str, ...], int] = {}
@@ -258,7 +251,7 @@ def build_evaluation_set(
         for task, split in splits.items()
     }
     return EvaluationSet(
-        texts=tokenize(tokenizer, tuple(positions), sequence_len),
+        texts=tokenized(tuple(positions), sequence_len),
         rows=rows,
         labels={task: split.labels for task, split in splits.items()},
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import nn
 from coral.errors import CheckpointError, ModelError
 from coral.ports import Examples
 from coral.training.base import BaseModel, load_base
-from coral.training.data import build_evaluation_set
+from coral.training.data import build_evaluation_set, tokenize
 from coral.training.encoder import MultiTaskEncoder, require_coverage
 from coral.training.evaluation import predict
 from coral.training.targets import Target
@@ -171,7 +172,7 @@ class Predictor:
             pairs=seconds[0] if seconds else (),
         )
         examples = build_evaluation_set(
-            dict.fromkeys(tasks, unlabelled), self._base.tokenizer, sequence_len
+            dict.fromkeys(tasks, unlabelled), partial(tokenize, self._base.tokenizer), sequence_len
         )
         predictions = predict(self._encoder, examples)
         return [

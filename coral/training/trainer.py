@@ -7,7 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,13 @@ from coral.training.course import StageLog
 from coral.training.data import (
     EvaluationSet,
     LoadedTask,
+    Tokenize,
     TrainSet,
     build_evaluation_set,
     build_train_set,
     data_digest,
     evaluation_part,
+    tokenize,
 )
 from coral.training.evaluation import (
     Predictions,
@@ -54,6 +56,7 @@ from coral.training.job import JobLog, JobRunner
 from coral.training.pack import Member, Pack, packable
 from coral.training.prefix import Prefixes
 from coral.training.slots import best, slot_rates
+from coral.training.tokens import TokenCache
 
 CURVE_POINTS = 200
 SURVEY_LENGTH = 512
@@ -72,11 +75,13 @@ class LoraTrainer:
         prefixes: Prefixes | None = None,
         slots: int | None = 1,
         remembered: Path | None = None,
+        tokens: Path | None = None,
     ) -> None:
         """Args:
         prefixes: of the base, to share what lies below adapters; None to compute it each time.
         slots: most jobs that train side by side; None for what a short trial finds best.
         remembered: folder in which processes keep what such trials found.
+        tokens: folder in which processes keep tokenized texts; None to keep none.
         """
         self._fixed_slots = slots
         self._remembered = remembered
@@ -86,6 +91,9 @@ class LoraTrainer:
         self._prefixes = prefixes
         self._train_sets: dict[tuple[int, int], TrainSet] = {}
         self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
+        self._tokenized: Tokenize = partial(tokenize, base.tokenizer)
+        if tokens is not None:
+            self._tokenized = TokenCache(base.tokenizer, base.digest, tokens)
         self._targets = {name: loaded.target for name, loaded in tasks.items()}
         self._runner = JobRunner(
             base, self._targets, checkpoints, self._train_set, report, prefixes
@@ -345,7 +353,7 @@ class LoraTrainer:
     def _train_set(self, plan: TrainingPlan, seed: int) -> TrainSet:
         key = (plan.encoding.sequence_len, seed)
         if key not in self._train_sets:
-            self._train_sets[key] = build_train_set(self._tasks, self._base.tokenizer, *key)
+            self._train_sets[key] = build_train_set(self._tasks, self._tokenized, *key)
         return self._train_sets[key]
 
     def _split(self, split: str, sequence_len: int, percentage: float = 100) -> EvaluationSet:
@@ -355,7 +363,7 @@ class LoraTrainer:
                 name: evaluation_part(getattr(loaded.data, split), percentage)
                 for name, loaded in self._tasks.items()
             }
-            self._splits[key] = build_evaluation_set(parts, self._base.tokenizer, sequence_len)
+            self._splits[key] = build_evaluation_set(parts, self._tokenized, sequence_len)
         return self._splits[key]
 
     def _peak_memory(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self
@@ -55,11 +55,31 @@ class Examples:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExampleStream:
+    """A train split that is read from its beginning, pass by pass, and never held whole.
+
+    Attributes:
+        examples: that make an epoch. A pass that comes to the end of the data before begins again.
+        buffer: examples among which the next one is drawn.
+        digest: identity of the data, without reading them whole.
+        read: yields the examples in their order, the same each time, in parts of any size. May
+            raise TaskError where one is not what it must be; that fails the trial that reads it.
+    """
+
+    examples: int
+    buffer: int
+    digest: str
+    read: Callable[[], Iterator[Examples]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskData:
     """A task's three splits.
 
     Attributes:
+        train: of a task that streams its first examples, which stand for all of them.
         label_names: of its classes, labels or numbers.
+        stream: of a task that streams, all that it trains on.
         notes: what the user should know of how the data were read, in words.
     """
 
@@ -69,6 +89,12 @@ class TaskData:
     label_names: tuple[str, ...]
     problem: Problem = "single_label"
     notes: tuple[str, ...] = ()
+    stream: ExampleStream | None = None
+
+    @property
+    def train_examples(self) -> int:
+        """How many make an epoch."""
+        return len(self.train) if self.stream is None else self.stream.examples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

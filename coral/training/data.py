@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -14,8 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from coral.fidelity.stages import Stage
+from coral.plan import TrainingPlan
 from coral.ports import Examples, Task, TaskData
-from coral.training.batches import Indices, TrainIndex, build_index
+from coral.training.batches import (
+    Indices,
+    TrainIndex,
+    build_index,
+    examples_by_task,
+    stage_batches,
+)
 from coral.training.targets import Target, strata
 
 Content = str | tuple[str, ...]
@@ -57,6 +65,7 @@ class TokenizedTexts:
         ids: ``(total tokens,)`` int64.
         starts: ``(n + 1,)``; text i is ``ids[starts[i]:starts[i + 1]]``.
         segments: ``(total tokens,)`` int8, as in ``Padded``.
+        passing: they come by and go; what is computed of them is not kept for others.
         digest: identity of the texts.
     """
 
@@ -64,6 +73,7 @@ class TokenizedTexts:
     starts: NDArray[np.int64]
     pad_id: int
     segments: NDArray[np.int8] | None = None
+    passing: bool = False
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -167,6 +177,69 @@ Tokenize = Callable[[Sequence[Content], int], TokenizedTexts]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The examples of one optimizer step.
+
+    Attributes:
+        examples: a set that holds them, with or without others.
+        rows: ``(batch_size,)`` of that set.
+    """
+
+    examples: TrainSet
+    rows: Indices
+
+    @property
+    def lengths(self) -> Indices:
+        return self.examples.index.length[self.rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batches:
+    """The batches of one stage, in the order of steps.
+
+    Attributes:
+        drawn: examples of each task in them.
+        draw: yields them, from the first on.
+        notes: what turned out while they were drawn, in words.
+    """
+
+    count: int
+    drawn: tuple[int, ...]
+    draw: Callable[[], Iterator[Batch]]
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.draw()
+
+
+class BatchSource(Protocol):
+    """What a run trains on, at one sequence length."""
+
+    @property
+    def passing(self) -> bool:
+        """Whether its texts are never held whole."""
+        ...
+
+    def __len__(self) -> int:
+        """Return how many examples make an epoch."""
+        ...
+
+    def batches(
+        self,
+        plan: TrainingPlan,
+        stages: Sequence[Stage],
+        stage: int,
+        seed: int,
+        seen: Sequence[int] = (),
+    ) -> Batches:
+        """Return the batches of one stage: a function of the arguments and the data alone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSet:
     """All tasks' train examples at one sequence length, one task after another.
 
@@ -180,6 +253,30 @@ class TrainSet:
     starts: Indices
     index: TrainIndex
 
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def passing(self) -> bool:
+        """Whether its texts are never held whole."""
+        return False
+
+    def batches(
+        self,
+        plan: TrainingPlan,
+        stages: Sequence[Stage],
+        stage: int,
+        seed: int,
+        seen: Sequence[int] = (),
+    ) -> Batches:
+        """Return the batches of one stage; see ``stage_batches``."""
+        rows = stage_batches(plan, self.index, stages, stage, seed, seen)
+        return Batches(
+            count=len(rows),
+            drawn=examples_by_task(self.index, rows),
+            draw=lambda: (Batch(examples=self, rows=own) for own in rows),
+        )
+
     def labels_of(self, task: int, rows: Indices) -> Tensor:
         """Return the labels of some rows, all of them of one task."""
         return self.labels[task][torch.from_numpy(rows - self.starts[task])]
@@ -187,7 +284,7 @@ class TrainSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedTask:
-    """A task with its data in memory."""
+    """A task with its data, in memory as far as they don't stream."""
 
     task: Task
     data: TaskData
@@ -207,23 +304,43 @@ def build_train_set(
 ) -> TrainSet:
     """Return all tasks' train splits as one indexed set."""
     splits = {name: loaded.data.train for name, loaded in tasks.items()}
-    contents = [content for split in splits.values() for content in split.contents]
-    texts = tokenized(contents, sequence_len)
+    groups = {
+        name: strata(loaded.data.problem, loaded.data.train.labels)
+        for name, loaded in tasks.items()
+    }
+    texts = tokenized(contents_of(splits), sequence_len)
+    return assemble(splits, {n: loaded.target for n, loaded in tasks.items()}, texts, groups, seed)
+
+
+def assemble(
+    splits: Mapping[str, Examples],
+    targets: Mapping[str, Target],
+    texts: TokenizedTexts,
+    groups: Mapping[str, Indices],
+    seed: int,
+) -> TrainSet:
+    """Return tasks' examples as one indexed set.
+
+    Args:
+        texts: of all tasks, one task after another.
+        groups: see ``build_index``.
+    """
     starts = np.cumsum([0, *map(len, splits.values())])
     lengths = {
         name: texts.lengths[start:end]
         for name, start, end in zip(splits, starts[:-1], starts[1:], strict=True)
     }
-    groups = {
-        name: strata(loaded.data.problem, loaded.data.train.labels)
-        for name, loaded in tasks.items()
-    }
     return TrainSet(
         texts=texts,
-        labels=tuple(loaded.target.encode(loaded.data.train.labels) for loaded in tasks.values()),
+        labels=tuple(targets[name].encode(split.labels) for name, split in splits.items()),
         starts=starts,
         index=build_index(groups, lengths, seed),
     )
+
+
+def contents_of(splits: Mapping[str, Examples]) -> list[Content]:
+    """Return what all tasks' examples say, one task after another."""
+    return [content for split in splits.values() for content in split.contents]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,6 +392,8 @@ def data_digest(tasks: Mapping[str, LoadedTask]) -> str:
         digest.update(f"{name}\x1e{loaded.data.label_names}\x1e".encode())
         for split in (loaded.data.train, loaded.data.validation, loaded.data.test):
             _update(digest, split)
+        if loaded.data.stream is not None:
+            digest.update(loaded.data.stream.digest.encode())
     return digest.hexdigest()
 
 

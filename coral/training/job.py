@@ -19,7 +19,7 @@ from coral.training import checkpoint, transfer
 from coral.training.base import BaseModel
 from coral.training.checkpoint import Checkpoint, Position
 from coral.training.course import Course, StageLog
-from coral.training.data import TrainSet
+from coral.training.data import BatchSource
 from coral.training.encoder import MultiTaskEncoder, adapted
 from coral.training.factors import Factors, rescaled
 from coral.training.failures import LostWeightsError
@@ -80,7 +80,7 @@ class JobRunner:
         base: BaseModel,
         targets: Mapping[str, Target],
         checkpoints: CheckpointStore,
-        train_set: Callable[[TrainingPlan, int], TrainSet],
+        train_set: Callable[[TrainingPlan, int], BatchSource],
         report: Callable[[Progress], None],
         prefixes: Prefixes | None,
     ) -> None:
@@ -107,7 +107,7 @@ class JobRunner:
                 were made.
         """
         train_set = self._train_set(job.plan, job.seed)
-        ends = [0, *ladder_steps(job.stages, len(train_set.index), job.plan.schedule.batch_size)]
+        ends = [0, *ladder_steps(job.stages, len(train_set), job.plan.schedule.batch_size)]
         own = self._own(job, ends, log)
         # Lost parents are trained on this very base, so they come before the child's own adapter.
         sources = [] if own else [self._source(inherited, job, log) for inherited in job.inherits]
@@ -142,7 +142,7 @@ class JobRunner:
                     self._base.linear_modules,
                     self._base.depth,
                     self._base.hidden_size,
-                    first_layer=encoder.entrance.cut,
+                    first_layer=0 if train_set.passing else encoder.entrance.cut,
                 ),
                 logs=log.stages,
                 report=self._report,

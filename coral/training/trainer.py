@@ -32,10 +32,10 @@ from coral.training.base import BaseModel
 from coral.training.checkpoint import Position
 from coral.training.course import StageLog
 from coral.training.data import (
+    BatchSource,
     EvaluationSet,
     LoadedTask,
     Tokenize,
-    TrainSet,
     build_evaluation_set,
     build_train_set,
     data_digest,
@@ -56,6 +56,7 @@ from coral.training.job import JobLog, JobRunner
 from coral.training.pack import Member, Pack, packable
 from coral.training.prefix import Prefixes
 from coral.training.slots import best, slot_rates
+from coral.training.streaming import StreamedSet
 from coral.training.tokens import TokenCache
 
 CURVE_POINTS = 200
@@ -89,7 +90,7 @@ class LoraTrainer:
         self._tasks = dict(tasks)
         self._checkpoints = checkpoints
         self._prefixes = prefixes
-        self._train_sets: dict[tuple[int, int], TrainSet] = {}
+        self._train_sets: dict[tuple[int, int], BatchSource] = {}
         self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
         self._tokenized: Tokenize = partial(tokenize, base.tokenizer)
         if tokens is not None:
@@ -102,14 +103,16 @@ class LoraTrainer:
     @cached_property
     def slot_rates(self) -> dict[int, float]:
         """Examples a second by number of jobs side by side; empty if that number is fixed."""
-        if self._fixed_slots is not None:
+        if self._fixed_slots is not None or self._streams:
             return {}
         examples = sum(len(loaded.data.train) for loaded in self._tasks.values())
         return slot_rates(self._base, self._runner, examples, self._remembered)
 
     @property
     def slots(self) -> int:
-        """Most jobs that train side by side."""
+        """Most jobs that train side by side; those that read a stream do so one by one."""
+        if self._streams:
+            return 1
         return self._fixed_slots or best(self.slot_rates)
 
     def survey(self) -> Survey:
@@ -127,14 +130,14 @@ class LoraTrainer:
                     metrics=dict(loaded.task.metrics),
                     primary_metric=loaded.task.primary_metric,
                     label_names=loaded.data.label_names,
-                    train_examples=len(loaded.data.train),
+                    train_examples=loaded.data.train_examples,
                     validation_examples=len(loaded.data.validation),
                     test_examples=len(loaded.data.test),
                     problem=loaded.data.problem,
                     center=self._targets[name].center,
                     spread=self._targets[name].spread,
                     texts=2 if loaded.data.train.pairs else 1,
-                    notes=loaded.data.notes,
+                    notes=(*loaded.data.notes, *self._notes),
                 )
                 for name, loaded in self._tasks.items()
             ),
@@ -142,7 +145,7 @@ class LoraTrainer:
             mean_tokens=float(lengths.mean()),
             max_tokens=self._base.max_tokens,
             versions={name: version(name) for name in ("torch", "transformers", "peft")},
-            shares_prefixes=self._prefixes is not None,
+            shares_prefixes=self._prefixes is not None and not self._streams,
             hidden_size=self._base.hidden_size,
             slots=self.slots,
             slot_rates=tuple(self.slot_rates.items()),
@@ -319,7 +322,7 @@ class LoraTrainer:
             checkpoint=self._checkpoints.put(content) if content else job.resume_from,
             checkpoint_bytes=len(content or b""),
             inheritance=log.inheritance,
-            notes=tuple(log.notes),
+            notes=_notes(log),
             attempts=job.attempt,
             peak_memory_bytes=self._peak_memory(),
         )
@@ -330,7 +333,7 @@ class LoraTrainer:
             stage=job.stage,
             cost=_cost(log.stages),
             curve=_curve(log.stages[-1] if log.stages else StageLog()),
-            notes=tuple(log.notes),
+            notes=_notes(log),
             failure=failure_of(error),
             attempts=job.attempt,
             peak_memory_bytes=self._peak_memory(),
@@ -350,8 +353,11 @@ class LoraTrainer:
                 raise TaskError(f"task {name} raised in score(): {error!r}") from error
         return with_means(metrics, [loaded.task for loaded in self._tasks.values()])
 
-    def _train_set(self, plan: TrainingPlan, seed: int) -> TrainSet:
+    def _train_set(self, plan: TrainingPlan, seed: int) -> BatchSource:
         key = (plan.encoding.sequence_len, seed)
+        if self._streams:
+            tokenized = partial(tokenize, self._base.tokenizer)
+            return StreamedSet(tasks=self._tasks, tokenized=tokenized, sequence_len=key[0])
         if key not in self._train_sets:
             self._train_sets[key] = build_train_set(self._tasks, self._tokenized, *key)
         return self._train_sets[key]
@@ -366,11 +372,30 @@ class LoraTrainer:
             self._splits[key] = build_evaluation_set(parts, self._tokenized, sequence_len)
         return self._splits[key]
 
+    @property
+    def _streams(self) -> bool:
+        return any(loaded.data.stream is not None for loaded in self._tasks.values())
+
+    @property
+    def _notes(self) -> tuple[str, ...]:
+        """What is different because data stream."""
+        if not self._streams:
+            return ()
+        return (
+            "streamed: genomes train one by one, and what lies below their adapters is shared in"
+            " evaluation alone",
+        )
+
     def _peak_memory(self) -> int:
         if self._base.device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self._base.device))
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _notes(log: JobLog) -> tuple[str, ...]:
+    """Return what a job and its stages noted, once each."""
+    return tuple(dict.fromkeys([*log.notes, *(n for stage in log.stages for n in stage.notes)]))
 
 
 def _cost(logs: Sequence[StageLog], evaluation_seconds: float = 0.0) -> Cost:

@@ -192,9 +192,10 @@ def _reader_of(task: str, path: str, rows: Any) -> Callable[[], Iterator[Row]]:
     def read() -> Iterator[Row]:
         number = 0
         try:
-            for row in rows:
-                yield f"row {number:,} of {path}", row
-                number += 1
+            for part in rows.iter(batch_size=ROWS_AT_ONCE):
+                for row in zip(*part.values(), strict=True):
+                    yield f"row {number:,} of {path}", dict(zip(part, row, strict=True))
+                    number += 1
         except (OSError, ValueError) as error:
             raise _broken(task, f"{path}, after row {number:,},", error) from error
 

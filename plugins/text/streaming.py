@@ -20,8 +20,9 @@ from .rows import Row, RowSource
 from .splitting import Shares, plain
 
 EXAMPLES_AT_ONCE = 256
-FEWEST_LOOKED_AT = 2000
-"""Rows from which columns and labels are told, if no more are needed to make splits."""
+SAMPLE = 2000
+"""Rows from which columns and labels are told, if no more are needed to make splits; and examples
+that stand for all that is trained on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ class Streaming:
 
     def looked_at(self, shares: Shares) -> int:
         """Return how many of the first rows are looked at before training."""
-        needed = [FEWEST_LOOKED_AT]
+        needed = [SAMPLE]
         if shares.validation:
             needed.append(math.ceil(self.validation_examples / shares.validation))
         if shares.test:
@@ -87,13 +88,13 @@ class RowReader:
         place, values = row
         return tuple(text_of(self.task, name, values.get(name), place) for name in self.texts)
 
-    def key(self, row: Row) -> str:
-        """Return what rows share that have the same texts."""
-        return plain("\n".join(self.contents(row)))
+    def key(self, row: Row) -> bytes:
+        """Return what rows share that have the same texts, however spaced and capitalized."""
+        return _hash(plain("\n".join(self.contents(row))))
 
-    def group_of(self, row: Row) -> str:
+    def group_of(self, row: Row) -> bytes:
         """Return what rows share that stay in one split: their group, or their texts."""
-        return self.key(row) if self.group is None else str(row[1].get(self.group))
+        return self.key(row) if self.group is None else _hash(str(row[1].get(self.group)))
 
     def examples(self, rows: Sequence[Row]) -> Examples:
         """Return rows as examples.
@@ -118,8 +119,8 @@ class HeldOut:
     """
 
     rows: Mapping[str, Sequence[Row]]
-    keys: frozenset[str]
-    groups: frozenset[str]
+    keys: frozenset[bytes]
+    groups: frozenset[bytes]
 
     def holds(self, row: Row, reader: RowReader) -> bool:
         """Return whether a row belongs to what is held out."""
@@ -143,10 +144,10 @@ def hold_out(
         if share
     }
     groups = [reader.group_of(row) for row in first]
-    order = sorted(range(len(first)), key=lambda i: (_hash(seed, groups[i]), i))
-    owner: dict[str, str] = {}
+    order = sorted(range(len(first)), key=lambda i: (_hash(f"{seed} {groups[i].hex()}"), i))
+    owner: dict[bytes, str] = {}
     chosen: dict[str, list[Row]] = {name: [] for name in wanted}
-    taken: dict[str, str] = {}
+    taken: dict[bytes, str] = {}
     for i in order:
         if groups[i] not in owner:
             split = next((n for n, count in wanted.items() if len(chosen[n]) < count), None)
@@ -202,8 +203,8 @@ def columns_of(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(name for _, values in rows for name in values))
 
 
-def _hash(seed: int, text: str) -> bytes:
-    return hashlib.sha256(f"{seed} {text}".encode(errors="surrogatepass")).digest()
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).digest()
 
 
 RowLabels = Callable[

@@ -27,6 +27,7 @@ from .row_labels import class_of_rows, labels_of_rows, numbers_of_rows
 from .rows import row_sources
 from .splitting import Shares, split
 from .streaming import (
+    SAMPLE,
     RowLabels,
     RowReader,
     Streaming,
@@ -38,7 +39,7 @@ from .streaming import (
 
 HELD_OUT = 1000
 """Examples of the validation and test splits of data that stream."""
-SHUFFLE_BUFFER = 10_000
+SHUFFLE_BUFFER = 5000
 
 Kind = Literal["classification", "pair-classification", "multilabel", "regression"]
 
@@ -258,20 +259,21 @@ class TextTask:
             )
             for part, count in most.items()
         }
-        train = reader.examples([row for row in first if not held_out.holds(row, reader)])
+        rest = [row for row in first if not held_out.holds(row, reader)]
         notes = [*self._notes(texts, label)]
-        if len(first) < looked_at and len(train) < streaming.train_examples:
+        if len(first) < looked_at and len(rest) < streaming.train_examples:
             notes.append(
                 f"train_examples is {streaming.train_examples:,}, but the data hold"
-                f" {len(train):,}: these make an epoch"
+                f" {len(rest):,}: these make an epoch"
             )
-            streaming = replace(streaming, train_examples=len(train))
+            streaming = replace(streaming, train_examples=len(rest))
+        sample = rest[: min(SAMPLE, streaming.train_examples)]
         notes.append(
-            f"streams: {streaming.train_examples:,} examples make an epoch, of which the first"
-            f" {len(train):,} were looked at"
+            f"streams: {streaming.train_examples:,} examples make an epoch; the first"
+            f" {len(sample):,} stand for them here"
         )
         return TaskData(
-            train=train,
+            train=reader.examples(sample),
             validation=parts["validation"],
             test=parts["test"],
             label_names=names,

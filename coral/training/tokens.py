@@ -100,7 +100,12 @@ def _read(place: Path) -> TokenizedTexts | None:
         }
         if any(array.dtype != ARRAYS[name] for name, array in arrays.items()):
             return None
-        found = TokenizedTexts(**arrays, pad_id=int(facts["pad_id"]))
+        found = TokenizedTexts(
+            ids=arrays["ids"],
+            starts=arrays["starts"],
+            segments=arrays.get("segments"),
+            pad_id=int(facts["pad_id"]),
+        )
         return found if found.digest == facts["digest"] else None
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,17 +16,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from coral.errors import TaskError
 from coral.fidelity.stages import Stage
 from coral.plan import TrainingPlan
-from coral.ports import Examples, Task, TaskData
+from coral.ports import CausalSettings, Examples, Strategies, Task, TaskData
+from coral.strategies import OWN
 from coral.training.batches import (
     Indices,
     TrainIndex,
     build_index,
     examples_by_task,
+    loss_weights_of,
     stage_batches,
+    strata,
 )
-from coral.training.targets import Target, strata
+from coral.training.conversations import Rendered, Renderer, encode
+from coral.training.targets import Target
 
 Content = str | tuple[str, ...]
 """What an example says: a text, or one or two of them."""
@@ -65,6 +72,7 @@ class TokenizedTexts:
         ids: ``(total tokens,)`` int64.
         starts: ``(n + 1,)``; text i is ``ids[starts[i]:starts[i + 1]]``.
         segments: ``(total tokens,)`` int8, as in ``Padded``.
+        trained: ``(total tokens,)``, those that a language model learns to write; None for none.
         passing: they come by and go; what is computed of them is not kept for others.
         digest: identity of the texts.
     """
@@ -73,6 +81,7 @@ class TokenizedTexts:
     starts: NDArray[np.int64]
     pad_id: int
     segments: NDArray[np.int8] | None = None
+    trained: NDArray[np.bool_] | None = None
     passing: bool = False
     digest: str = field(init=False)
 
@@ -87,6 +96,15 @@ class TokenizedTexts:
     def lengths(self) -> Indices:
         lengths: Indices = np.diff(self.starts)
         return lengths
+
+    @property
+    def trained_tokens(self) -> Indices:
+        """Tokens of each text that are trained, ``(n,)``."""
+        if self.trained is None:
+            return np.zeros(len(self.starts) - 1, dtype=np.int64)
+        sums = np.concatenate([[0], np.cumsum(self.trained)])
+        counts: Indices = sums[self.starts[1:]] - sums[self.starts[:-1]]
+        return counts
 
     def pad(self, rows: Indices) -> Padded:
         """Return ids and attention mask of some texts."""
@@ -162,14 +180,30 @@ def tokenize(
         types = encoded.get("token_type_ids") or [[0] * len(own) for own in encoded["input_ids"]]
         for i, own_ids, own_types in zip(members, encoded["input_ids"], types, strict=True):
             ids[i], segments[i] = own_ids, own_types
-    pad_id = tokenizer.pad_token_id
-    by_token = np.concatenate([np.asarray(own, dtype=np.int8) for own in segments])
+    by_token = np.array([*itertools.chain.from_iterable(segments)], dtype=np.int8)
     return TokenizedTexts(
-        ids=np.concatenate([np.asarray(own, dtype=np.int64) for own in ids]),
+        ids=np.array([*itertools.chain.from_iterable(ids)], dtype=np.int64),
         starts=np.cumsum([0, *map(len, ids)], dtype=np.int64),
-        pad_id=int(pad_id) if pad_id is not None else 0,
+        pad_id=_pad_id(tokenizer),
         segments=by_token if by_token.any() else None,
     )
+
+
+def tokenize_answers(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Rendered], sequence_len: int
+) -> TokenizedTexts:
+    """Tokenize what a language model learns to write, cut to ``sequence_len``."""
+    ids, trained = encode(tokenizer, examples, sequence_len)
+    return TokenizedTexts(
+        ids=np.concatenate(ids),
+        starts=np.cumsum([0, *map(len, ids)], dtype=np.int64),
+        pad_id=_pad_id(tokenizer),
+        trained=np.concatenate(trained),
+    )
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    return int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else 0
 
 
 Tokenize = Callable[[Sequence[Content], int], TokenizedTexts]
@@ -223,8 +257,19 @@ class BatchSource(Protocol):
         """Whether its texts are never held whole."""
         ...
 
+    @property
+    def beyond(self) -> dict[str, int]:
+        """Examples whose answers lie wholly beyond the cut, by task that has any."""
+        ...
+
     def __len__(self) -> int:
         """Return how many examples make an epoch."""
+        ...
+
+    def loss_weights(
+        self, plan: TrainingPlan, strategies: Strategies
+    ) -> NDArray[np.float32] | None:
+        """Return ``(examples,)`` how much the loss of each counts; None for all alike."""
         ...
 
     def batches(
@@ -234,6 +279,7 @@ class BatchSource(Protocol):
         stage: int,
         seed: int,
         seen: Sequence[int] = (),
+        strategies: Strategies = OWN,
     ) -> Batches:
         """Return the batches of one stage: a function of the arguments and the data alone."""
         ...
@@ -246,12 +292,17 @@ class TrainSet:
     Attributes:
         labels: of each task's examples, as ``Target.losses`` takes them.
         starts: ``(tasks + 1,)`` rows where tasks begin.
+        capacity: by task whose answers are written, the tokens that share a row; None for one text
+            a row.
+        written: ``(n,)`` tokens of each example that are trained; 0 where there is a label instead.
     """
 
     texts: TokenizedTexts
     labels: tuple[Tensor, ...]
     starts: Indices
     index: TrainIndex
+    capacity: Mapping[str, int | None]
+    written: Indices
 
     def __len__(self) -> int:
         return len(self.index)
@@ -261,6 +312,12 @@ class TrainSet:
         """Whether its texts are never held whole."""
         return False
 
+    def loss_weights(
+        self, plan: TrainingPlan, strategies: Strategies
+    ) -> NDArray[np.float32] | None:
+        """Return ``(examples,)`` how much the loss of each counts; see ``loss_weights_of``."""
+        return loss_weights_of(plan, self.index, strategies)
+
     def batches(
         self,
         plan: TrainingPlan,
@@ -268,9 +325,10 @@ class TrainSet:
         stage: int,
         seed: int,
         seen: Sequence[int] = (),
+        strategies: Strategies = OWN,
     ) -> Batches:
         """Return the batches of one stage; see ``stage_batches``."""
-        rows = stage_batches(plan, self.index, stages, stage, seed, seen)
+        rows = stage_batches(plan, self.index, stages, stage, seed, seen, strategies)
         return Batches(
             count=len(rows),
             drawn=examples_by_task(self.index, rows),
@@ -281,13 +339,40 @@ class TrainSet:
         """Return the labels of some rows, all of them of one task."""
         return self.labels[task][torch.from_numpy(rows - self.starts[task])]
 
+    @property
+    def beyond(self) -> dict[str, int]:
+        """Examples whose answers lie wholly beyond the cut, by task that has any."""
+        lost = {
+            name: int(((self.index.task == number) & ~self.index.usable).sum())
+            for number, name in enumerate(self.index.tasks)
+        }
+        return {name: count for name, count in lost.items() if count}
+
+    def token_shares(self, rows: Indices) -> dict[str, float]:
+        """Return what one trained token counts in a batch's loss, by task of which it has any."""
+        shares = {}
+        for number, name in enumerate(self.index.tasks):
+            own = rows[self.index.task[rows] == number]
+            if name in self.capacity and len(own):
+                shares[name] = len(own) / len(rows) / int(self.written[own].sum())
+        return shares
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedTask:
-    """A task with its data, in memory as far as they don't stream."""
+    """A task with its data, in memory as far as they don't stream.
+
+    Attributes:
+        plugin: what messages call the plugin that it comes from.
+        difficulty: ``(n,)``, how hard the task finds its train examples; None if it doesn't say.
+        domains: of the train examples; None if the task has none.
+    """
 
     task: Task
     data: TaskData
+    plugin: str = ""
+    difficulty: NDArray[np.float64] | None = None
+    domains: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -298,49 +383,149 @@ class LoadedTask:
         """What its head predicts."""
         return Target.of(self.data)
 
+    def rendered(self, split: Examples, tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
+        """Return a split's examples as texts that are written, of a task that has answers.
+
+        Raises:
+            ModelError, TaskError: see ``Renderer``.
+        """
+        assert self.data.causal is not None
+        return Renderer(self.name, tokenizer, self.data.causal).render(split)
+
+    def tokenized(
+        self,
+        split: Examples,
+        tokenizer: PreTrainedTokenizerBase,
+        sequence_len: int,
+        plain: Tokenize | None = None,
+    ) -> TokenizedTexts:
+        """Return a split's examples as tokens. Raises as ``rendered`` does.
+
+        Args:
+            plain: tokenizes texts without answers; None for ``tokenize``.
+        """
+        if self.data.causal is None:
+            return (plain or partial(tokenize, tokenizer))(split.contents, sequence_len)
+        return tokenize_answers(tokenizer, self.rendered(split, tokenizer), sequence_len)
+
 
 def build_train_set(
-    tasks: Mapping[str, LoadedTask], tokenized: Tokenize, sequence_len: int, seed: int
+    tasks: Mapping[str, LoadedTask],
+    tokenizer: PreTrainedTokenizerBase,
+    sequence_len: int,
+    seed: int,
+    plain: Tokenize | None = None,
 ) -> TrainSet:
-    """Return all tasks' train splits as one indexed set."""
-    splits = {name: loaded.data.train for name, loaded in tasks.items()}
-    groups = {
-        name: strata(loaded.data.problem, loaded.data.train.labels)
+    """Return all tasks' train splits as one indexed set.
+
+    Args:
+        plain: tokenizes texts without answers; None for ``tokenize``.
+
+    Raises:
+        TaskError: all of a task's answers lie beyond the cut, or its template refuses an example.
+        ModelError: the tokenizer can't tell answers apart.
+    """
+    parts = {
+        name: loaded.tokenized(loaded.data.train, tokenizer, sequence_len, plain)
         for name, loaded in tasks.items()
     }
-    texts = tokenized(contents_of(splits), sequence_len)
-    return assemble(splits, {n: loaded.target for n, loaded in tasks.items()}, texts, groups, seed)
+    causal = {name: task.data.causal for name, task in tasks.items() if task.data.causal}
+    texts = _one_after_another(list(parts.values()))
+    groups = {
+        name: strata(loaded.data.problem, loaded.data.train.labels, loaded.domains)
+        for name, loaded in tasks.items()
+    }
+    lengths = {name: part.lengths for name, part in parts.items()}
+    usable = {name: parts[name].trained_tokens > 0 for name in causal}
+    for name, rows in usable.items():
+        if not rows.any():
+            raise TaskError(
+                f"task {name!r}: answers must begin within sequence_len ({sequence_len}) tokens;"
+                " none does.\nRaise sequence_len."
+            )
+    return TrainSet(
+        texts=texts,
+        labels=tuple(loaded.target.encode(loaded.data.train.labels) for loaded in tasks.values()),
+        starts=np.cumsum([0, *(len(loaded.data.train) for loaded in tasks.values())]),
+        index=build_index(
+            groups,
+            lengths,
+            seed,
+            {name: (own.data.problem, own.data.train.labels) for name, own in tasks.items()},
+            difficulty={
+                name: loaded.difficulty
+                for name, loaded in tasks.items()
+                if loaded.difficulty is not None
+            },
+            usable=usable,
+        ),
+        capacity={
+            name: sequence_len if settings.sample_packing else None
+            for name, settings in causal.items()
+        },
+        written=np.concatenate([part.trained_tokens for part in parts.values()]),
+    )
+
+
+def _one_after_another(parts: Sequence[TokenizedTexts]) -> TokenizedTexts:
+    """Return texts of several tasks as one; those of a single task stay where they are."""
+    if len(parts) == 1:
+        return parts[0]
+    offsets = np.cumsum([0, *(len(part.ids) for part in parts)])
+    starts = [part.starts[:-1] + offset for part, offset in zip(parts, offsets, strict=False)]
+    segments = [
+        np.zeros(len(part.ids), np.int8) if part.segments is None else part.segments
+        for part in parts
+    ]
+    trained = [
+        np.zeros(len(part.ids), dtype=np.bool_) if part.trained is None else part.trained
+        for part in parts
+    ]
+    return TokenizedTexts(
+        ids=np.concatenate([part.ids for part in parts]),
+        starts=np.concatenate([*starts, offsets[-1:]]),
+        pad_id=parts[0].pad_id,
+        segments=None if all(part.segments is None for part in parts) else np.concatenate(segments),
+        trained=None if all(part.trained is None for part in parts) else np.concatenate(trained),
+    )
 
 
 def assemble(
-    splits: Mapping[str, Examples],
-    targets: Mapping[str, Target],
-    texts: TokenizedTexts,
-    groups: Mapping[str, Indices],
-    seed: int,
+    splits: Mapping[str, Examples], targets: Mapping[str, Target], texts: TokenizedTexts
 ) -> TrainSet:
-    """Return tasks' examples as one indexed set.
+    """Return some examples of tasks with heads as one set, whose order is nobody's concern.
 
     Args:
         texts: of all tasks, one task after another.
-        groups: see ``build_index``.
     """
     starts = np.cumsum([0, *map(len, splits.values())])
     lengths = {
         name: texts.lengths[start:end]
         for name, start, end in zip(splits, starts[:-1], starts[1:], strict=True)
     }
+    groups = {name: np.zeros(len(split), dtype=np.int64) for name, split in splits.items()}
     return TrainSet(
         texts=texts,
         labels=tuple(targets[name].encode(split.labels) for name, split in splits.items()),
         starts=starts,
-        index=build_index(groups, lengths, seed),
+        index=build_index(groups, lengths, seed=0),
+        capacity={},
+        written=np.zeros(len(texts.lengths), dtype=np.int64),
     )
 
 
-def contents_of(splits: Mapping[str, Examples]) -> list[Content]:
-    """Return what all tasks' examples say, one task after another."""
-    return [content for split in splits.values() for content in split.contents]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """One split of a task whose answers are written.
+
+    Attributes:
+        rendered: its examples, in their order.
+        texts: the same as tokens.
+    """
+
+    rendered: tuple[Rendered, ...]
+    texts: TokenizedTexts
+    settings: CausalSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,29 +533,54 @@ class EvaluationSet:
     """One split of all tasks; a text that several tasks share is held, and encoded, once.
 
     Attributes:
-        texts: the different texts.
-        rows: task name to ``(n,)`` positions in ``texts``.
+        texts: the different texts of tasks with heads.
+        rows: name of a task with a head to ``(n,)`` positions in ``texts``.
         labels: task name to labels as in ``ports.Examples``.
+        answers: by task whose answers are written.
     """
 
     texts: TokenizedTexts
     rows: Mapping[str, Indices]
     labels: Mapping[str, NDArray[Any]]
+    answers: Mapping[str, Answers] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> Indices:
+        """Tokens of every text."""
+        parts = [self.texts.lengths, *(own.texts.lengths for own in self.answers.values())]
+        return np.concatenate(parts)
 
 
 def build_evaluation_set(
-    splits: Mapping[str, Examples], tokenized: Tokenize, sequence_len: int
+    splits: Mapping[str, Examples],
+    tokenizer: PreTrainedTokenizerBase,
+    sequence_len: int,
+    tasks: Mapping[str, LoadedTask] | None = None,
+    plain: Tokenize | None = None,
 ) -> EvaluationSet:
-    """Return tasks' examples as one set, texts in order of first appearance."""
+    """Return tasks' examples as one set, texts in order of first appearance.
+
+    Args:
+        tasks: those of ``splits``; None if all of them have heads.
+        plain: tokenizes texts without answers; None for ``tokenize``.
+    """
     positions: dict[tuple[str, ...], int] = {}
-    rows = {
-        task: np.array([positions.setdefault(c, len(positions)) for c in split.contents], np.int64)
-        for task, split in splits.items()
-    }
+    rows, answers = {}, {}
+    for name, split in splits.items():
+        loaded = (tasks or {}).get(name)
+        if loaded is not None and loaded.data.causal is not None:
+            rendered = loaded.rendered(split, tokenizer)
+            texts = tokenize_answers(tokenizer, rendered, sequence_len)
+            settings = loaded.data.causal
+            answers[name] = Answers(rendered=tuple(rendered), texts=texts, settings=settings)
+        else:
+            places = [positions.setdefault(own, len(positions)) for own in split.contents]
+            rows[name] = np.array(places, dtype=np.int64)
     return EvaluationSet(
-        texts=tokenized(tuple(positions), sequence_len),
+        texts=(plain or partial(tokenize, tokenizer))(tuple(positions), sequence_len),
         rows=rows,
         labels={task: split.labels for task, split in splits.items()},
+        answers=answers,
     )
 
 
@@ -390,13 +600,22 @@ def data_digest(tasks: Mapping[str, LoadedTask]) -> str:
     digest = hashlib.sha256()
     for name, loaded in tasks.items():
         digest.update(f"{name}\x1e{loaded.data.label_names}\x1e".encode())
+        if loaded.data.causal is not None:
+            digest.update(f"{loaded.data.causal}\x1e".encode())
         for split in (loaded.data.train, loaded.data.validation, loaded.data.test):
             _update(digest, split)
         if loaded.data.stream is not None:
             digest.update(loaded.data.stream.digest.encode())
+        if loaded.difficulty is not None:
+            digest.update(b"\x1edifficulty" + loaded.difficulty.tobytes())
+        if loaded.domains is not None:
+            digest.update("\x1f".join(("\x1edomains", *loaded.domains)).encode())
     return digest.hexdigest()
 
 
 def _update(digest: hashlib._Hash, split: Examples) -> None:
     digest.update("\x1f".join(itertools.chain.from_iterable(split.contents)).encode())
     digest.update(np.ascontiguousarray(split.labels).tobytes())
+    for name in ("messages", "prompt", "answer"):
+        if name in split.inputs:
+            digest.update(f"\x1d{name}\x1f{json.dumps(list(split.inputs[name]))}".encode())

@@ -32,7 +32,6 @@ from coral.training.job import Begun, JobLog
 from coral.training.loop import (
     CHECK_EVERY,
     REPORT_SECONDS,
-    autocast,
     dropout_seed,
     peak_learning_rates,
     require_finite,
@@ -263,6 +262,7 @@ class Pack:
         tasks = first.examples.index.tasks
         places: list[list[Indices]] = [[] for _ in tasks]
         labels: list[list[Tensor]] = [[] for _ in tasks]
+        weights = np.ones(sum(rows.counts), dtype=np.float32)
         start = 0
         for member, count in zip(self._members, rows.counts, strict=True):
             assert member.batch is not None
@@ -272,6 +272,8 @@ class Pack:
                 (members,) = (own == number).nonzero()
                 places[number].append(start + members)
                 labels[number].append(train_set.labels_of(number, chosen[members]))
+            if member.course.loss_weights is not None:
+                weights[start : start + count] = member.course.loss_weights[chosen]
             start += count
         by_row = vectors.new_zeros(len(vectors))
         for task, where, encoded in zip(tasks, places, labels, strict=True):
@@ -280,6 +282,8 @@ class Pack:
                 logits = self._stacked.logits(task, vectors, rows)[at]
                 losses = self._targets[task].losses(logits, on_device(torch.cat(encoded), device))
                 by_row = by_row.index_add(0, at, losses)
+        if any(member.course.loss_weights is not None for member in self._members):
+            by_row = by_row * on_device(torch.from_numpy(weights), device)
         parts = by_row.split(list(rows.counts))
         return torch.stack([part.sum() / len(part) for part in parts])
 
@@ -308,7 +312,7 @@ class Pack:
         if len(below) == len(known):
             hidden = on_device(_filled_up(below, rows.longest), device).index_select(0, picked)
             entrance = entering(self._base.stack, self._entrance.cut, hidden)
-        with autocast(device), self._stacked.applied_to(rows), entrance:
+        with self._base.autocast(), self._stacked.applied_to(rows), entrance:
             found = self._base.model(**given.inputs()).last_hidden_state
         return pool(found.float(), given.mask, self._pooling)
 

@@ -6,18 +6,20 @@ from the first examples of a stream, its data fraction of an epoch, so that frac
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coral.errors import TaskError
 from coral.fidelity.stages import Stage
 from coral.plan import TrainingPlan
-from coral.ports import Examples, ExampleStream
+from coral.ports import Examples, ExampleStream, Strategies
 from coral.rng import stream
+from coral.strategies import OWN, let_in
 from coral.training.batches import Window, bucketed, share_of, stage_windows
 from coral.training.data import (
     Batch,
@@ -26,8 +28,10 @@ from coral.training.data import (
     Tokenize,
     TrainSet,
     assemble,
-    contents_of,
 )
+
+Allowed = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
+"""From difficulties to which of them the curriculum lets in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +52,26 @@ class StreamedSet:
     def passing(self) -> bool:
         return True
 
+    @property
+    def beyond(self) -> dict[str, int]:
+        return {}
+
+    def loss_weights(self, plan: TrainingPlan, strategies: Strategies) -> None:
+        """Return nothing: all count alike.
+
+        Raises:
+            TaskError: the plan weighs examples by what only all of them tell.
+        """
+        for key, value, usual in (
+            ("loss.weighting", plan.loss.weighting, "none"),
+            ("sampling.kind", plan.sampling.kind, "uniform"),
+        ):
+            if value != usual:
+                raise TaskError(
+                    f"{key} must be {usual} where data stream, got {value}: weights follow from all"
+                    " labels, which are never held. Remove it, or leave streaming out."
+                )
+
     def batches(
         self,
         plan: TrainingPlan,
@@ -55,6 +79,7 @@ class StreamedSet:
         stage: int,
         seed: int,
         seen: Sequence[int] = (),
+        strategies: Strategies = OWN,
     ) -> Batches:
         """Return the batches of one stage, drawn window by window as in ``stage_batches``."""
         windows = partial(stage_windows, plan, tuple(self.tasks), len(self), stages, stage)
@@ -69,7 +94,10 @@ class StreamedSet:
                 for (name, loaded), past in zip(self.tasks.items(), before, strict=True)
             }
             for window in windows():
-                examples = self._drawn(passes, window, seed)
+                allowed = None
+                if plan.curriculum.kind != "none":
+                    allowed = partial(let_in, strategies, plan.curriculum, window.progress)
+                examples = self._drawn(passes, window, allowed)
                 rng = stream(seed, "buckets", stage, window.first)
                 size = plan.schedule.batch_size
                 rows = np.arange(len(examples))
@@ -83,15 +111,17 @@ class StreamedSet:
             notes=notes,
         )
 
-    def _drawn(self, passes: Mapping[str, Passes], window: Window, seed: int) -> TrainSet:
+    def _drawn(
+        self, passes: Mapping[str, Passes], window: Window, allowed: Allowed | None
+    ) -> TrainSet:
         parts = {
-            name: own.take(int(count), window.limit)
+            name: own.take(int(count), allowed)
             for (name, own), count in zip(passes.items(), window.counts, strict=True)
         }
-        texts = replace(self.tokenized(contents_of(parts), self.sequence_len), passing=True)
+        contents = [content for part in parts.values() for content in part.contents]
+        texts = replace(self.tokenized(contents, self.sequence_len), passing=True)
         targets = {name: loaded.target for name, loaded in self.tasks.items()}
-        groups = {name: np.zeros(len(part), dtype=np.int64) for name, part in parts.items()}
-        return assemble(parts, targets, texts, groups, seed)
+        return assemble(parts, targets, texts)
 
 
 class Passes:
@@ -132,16 +162,20 @@ class Passes:
         self._rng = stream(names[0], "order", *names[1:])
         self._passes, skipped = divmod(past, self._count)
         for _ in range(skipped):
-            self._next(np.inf)
+            self._next(None)
 
-    def take(self, count: int, limit: float) -> Examples:
-        """Return the next examples no harder than ``limit``, as far as the buffer holds them."""
-        return _joined([self._nothing, *(self._next(limit) for _ in range(count))])
+    def take(self, count: int, allowed: Allowed | None) -> Examples:
+        """Return the next examples that are let in, as far as the buffer holds such.
 
-    def _next(self, limit: float) -> Examples:
+        Args:
+            allowed: tells of difficulties which are; None lets in all.
+        """
+        return _joined([self._nothing, *(self._next(allowed) for _ in range(count))])
+
+    def _next(self, allowed: Allowed | None) -> Examples:
         if not self._buffer:
             self._begin()
-        place = self._place(limit)
+        place = self._place(allowed)
         drawn = self._buffer[place]
         following = next(self._coming, None)
         if following is None:
@@ -161,14 +195,16 @@ class Passes:
             self._buffer.append(example)
             self._put(place, example)
 
-    def _place(self, limit: float) -> int:
+    def _place(self, allowed: Allowed | None) -> int:
         """Return where in the buffer the next example is."""
         count = len(self._buffer)
-        if limit >= 1:
+        if allowed is None:
             return int(self._rng.integers(count))
         difficulty = self._difficulty[:count]
-        allowed = np.flatnonzero(difficulty <= max(limit, difficulty.min()))
-        return int(allowed[self._rng.integers(len(allowed))])
+        found = np.flatnonzero(allowed(difficulty))
+        if not len(found):
+            found = np.flatnonzero(difficulty == difficulty.min())
+        return int(found[self._rng.integers(len(found))])
 
     def _put(self, place: int, example: Examples) -> None:
         """Hold an example; its difficulty is the rank of its length among those that are known."""

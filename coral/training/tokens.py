@@ -1,143 +1,160 @@
-"""Tokenized texts that processes and runs share."""
+"""Batches of which single tokens are predicted, and what that costs.
+
+Texts lie in rows, one or several in each. Their positions begin anew, by which the model keeps them
+apart: it attends within a text and backwards alone, so the padding behind them changes nothing.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import logging
-import secrets
-import shutil
-import time
-from collections.abc import Sequence
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-import tokenizers
-import transformers
+import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from coral.training.data import Content, TokenizedTexts, tokenize
+from coral.training.batches import Indices
+from coral.training.causal import LanguageHead
+from coral.training.data import TokenizedTexts, on_device
 
-FACTS = "tokens.json"
-ARRAYS = {"ids": np.int64, "starts": np.int64, "segments": np.int8}
-DRAFT = ".tmp"
-FORSAKEN_SECONDS = 3600.0
-"""Age at which a draft is taken for one whose process ended before it was whole."""
-
-_LOGGER = logging.getLogger(__name__)
+CHUNK = 1024
+"""Tokens whose logits are held at a time: a vocabulary of 150 000 takes 0.6 MB for each."""
 
 
-class TokenCache:
-    """Tokenizes texts once for all processes; what is kept is mapped into their memory.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBatch:
+    """Some texts in rows.
 
-    An entry is a folder, named by the digest of the texts, the tokenizer and the length. It is
-    written beside its place and renamed, so that readers find a whole one or none, and of several
-    writers any may win. An entry that is not what was written is made again.
+    Attributes:
+        ids, positions: ``(rows, width)``.
+        lengths: ``(texts,)`` tokens of each text, on the CPU.
+        places: ``(tokens,)``, where in the flattened rows each lies, text by text; on the CPU.
+        sources: ``(targets,)``, where the token before each trained one lies.
+        targets: ``(targets,)`` trained tokens.
+        owners: ``(targets,)``, which of the texts each belongs to.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, model_digest: str, folder: Path) -> None:
-        """Args:
-        model_digest: tells tokenizers apart that have no serialized form.
-        folder: on this machine; other processes may use it too.
-        """
-        self._tokenizer = tokenizer
-        self._model_digest = model_digest
-        self._folder = folder
+    ids: Tensor
+    positions: Tensor
+    lengths: Tensor
+    places: Tensor
+    sources: Tensor
+    targets: Tensor
+    owners: Tensor
 
-    def __call__(self, texts: Sequence[Content], sequence_len: int) -> TokenizedTexts:
-        """Return texts as ``tokenize`` does."""
-        place = self._folder / self._key(texts, sequence_len)
-        found = _read(place)
-        if found is None:
-            found = tokenize(self._tokenizer, texts, sequence_len)
-            try:
-                _write(place, found)
-            except OSError as error:
-                _LOGGER.debug("Tokens can't be kept in %s: %s", self._folder, error)
-        return found
+    def arranged(self, hidden: Tensor) -> Tensor:
+        """Return in rows what is known of tokens by text, ``(texts, longest, size)``."""
+        real = torch.arange(hidden.shape[1])[None, :] < self.lengths[:, None]
+        rows = hidden.new_zeros(self.ids.numel(), hidden.shape[-1])
+        rows[self.places] = hidden[real]
+        return rows.view(*self.ids.shape, -1)
 
-    def _key(self, texts: Sequence[Content], sequence_len: int) -> str:
-        digest = hashlib.sha256(f"{self._identity} {sequence_len}\n".encode())
-        for content in texts:
-            parts = (content,) if isinstance(content, str) else content
-            for part in parts:
-                encoded = part.encode(errors="surrogatepass")
-                digest.update(b"%d:" % len(encoded) + encoded)
-            digest.update(b"\n")
-        return digest.hexdigest()
-
-    @cached_property
-    def _identity(self) -> str:
-        """What decides how texts become tokens, besides the length."""
-        tokenizer = self._tokenizer
-        facts: dict[str, Any] = {
-            "class": type(tokenizer).__name__,
-            "names": tokenizer.model_input_names,
-            "pad": tokenizer.pad_token_id,
-            "side": tokenizer.truncation_side,
-            "versions": [tokenizers.__version__, transformers.__version__],
-        }
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            facts["model"] = self._model_digest
-        else:
-            told = json.loads(backend.to_str())
-            # What the last call asked for; it says nothing of the next.
-            facts["backend"] = told | {"truncation": None, "padding": None}
-        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    def states(self, hidden: Tensor) -> Tensor:
+        """Return the states from which trained tokens are told, ``(targets, size)``."""
+        return hidden.flatten(0, 1)[self.sources]
 
 
-def _read(place: Path) -> TokenizedTexts | None:
-    """Return what is kept at a place; None if there is nothing, or not what was written."""
-    try:
-        facts = json.loads((place / FACTS).read_text())
-        arrays: dict[str, NDArray[Any]] = {
-            name: np.asarray(np.load(place / f"{name}.npy", mmap_mode="r"))
-            for name in facts["arrays"]
-        }
-        if any(array.dtype != ARRAYS[name] for name, array in arrays.items()):
-            return None
-        found = TokenizedTexts(
-            ids=arrays["ids"],
-            starts=arrays["starts"],
-            segments=arrays.get("segments"),
-            pad_id=int(facts["pad_id"]),
-        )
-        return found if found.digest == facts["digest"] else None
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
+def token_batch(
+    texts: TokenizedTexts, rows: Indices, device: torch.device, capacity: int | None = None
+) -> TokenBatch:
+    """Lay some texts into rows.
 
-
-def _write(place: Path, tokens: TokenizedTexts) -> None:
-    """Put tokens in a place, which may hold what is damaged.
-
-    Raises:
-        OSError: they can't be written.
+    Args:
+        texts: with what is trained of them.
+        capacity: tokens that share a row, or of the longest text; None for one text a row.
     """
-    draft, old = (place.with_name(f".{secrets.token_hex(8)}{DRAFT}") for _ in range(2))
-    arrays = {name: array for name in ARRAYS if (array := getattr(tokens, name)) is not None}
-    facts = {"arrays": list(arrays), "pad_id": tokens.pad_id, "digest": tokens.digest}
-    draft.mkdir(parents=True)
-    try:
-        for name, array in arrays.items():
-            np.save(draft / f"{name}.npy", array)
-        (draft / FACTS).write_text(json.dumps(facts))
-        if place.exists():
-            place.rename(old)
-        draft.rename(place)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-        _clear_forsaken(place.parent)
+    assert texts.trained is not None
+    lengths = texts.lengths[rows]
+    row, start = shared_rows(lengths, capacity) if capacity else (np.arange(len(rows)), 0 * lengths)
+    width = int((start + lengths).max())
+    taken = np.concatenate([np.arange(texts.starts[i], texts.starts[i + 1]) for i in rows])
+    owner = np.repeat(np.arange(len(rows)), lengths)
+    place = np.concatenate(
+        [r * width + s + np.arange(n) for r, s, n in zip(row, start, lengths, strict=True)]
+    )
+    ids = np.full((int(row.max()) + 1, width), texts.pad_id, dtype=np.int64)
+    ids.flat[place] = texts.ids[taken]
+    begins = np.zeros(ids.shape, dtype=np.int64)
+    begins[row, start] = start
+    positions = np.arange(width) - np.maximum.accumulate(begins, axis=1)
+    trained = np.flatnonzero(texts.trained[taken])
+
+    def there(values: NDArray[np.int64]) -> Tensor:
+        return on_device(torch.from_numpy(values), device)
+
+    return TokenBatch(
+        ids=there(ids),
+        positions=there(positions),
+        lengths=torch.from_numpy(lengths),
+        places=torch.from_numpy(place),
+        sources=there(place[trained - 1]),
+        targets=there(texts.ids[taken][trained]),
+        owners=there(owner[trained]),
+    )
 
 
-def _clear_forsaken(folder: Path) -> None:
-    for path in folder.glob(f".*{DRAFT}"):
-        try:
-            if time.time() - path.stat().st_mtime > FORSAKEN_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
-        except OSError as error:
-            _LOGGER.debug("The draft %s is gone: %s", path, error)
+def shared_rows(lengths: Indices, capacity: int) -> tuple[Indices, Indices]:
+    """Return each text's row and its start there: longest first, into the first row with room.
+
+    Source: Johnson 1973 (first fit decreasing).
+    """
+    room: list[int] = []
+    row, start = np.zeros_like(lengths), np.zeros_like(lengths)
+    width = max(capacity, int(lengths.max()))
+    for text in np.argsort(-lengths, kind="stable"):
+        length = int(lengths[text])
+        found = next((r for r, left in enumerate(room) if left >= length), len(room))
+        if found == len(room):
+            room.append(width)
+        row[text], start[text] = found, width - room[found]
+        room[found] -= length
+    return row, start
+
+
+def summed_loss(
+    head: LanguageHead, states: Tensor, targets: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """Return the summed negative log-likelihood of tokens.
+
+    Logits of many tokens are made again for the gradients, chunk by chunk.
+
+    Args:
+        weights: ``(tokens,)``; None for 1.
+    """
+    if weights is None:
+        weights = torch.ones_like(targets, dtype=torch.float32)
+    if len(targets) <= CHUNK:
+        return _loss(head, states, targets, weights)
+    total = states.new_zeros((), dtype=torch.float32)
+    parts = (tensor.split(CHUNK) for tensor in (states, targets, weights))
+    for own, wanted, counted in zip(*parts, strict=True):
+        total = total + checkpoint(_loss, head, own, wanted, counted, use_reentrant=False)
+    return total
+
+
+def _loss(head: LanguageHead, states: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    losses = nn.functional.cross_entropy(head.logits(states), targets, reduction="none")
+    return (losses * weights).sum()
+
+
+def token_statistics(
+    head: LanguageHead, batch: TokenBatch, hidden: Tensor, texts: int
+) -> NDArray[np.float64]:
+    """Return for each text of a batch: negative log-likelihood, trained tokens, correct ones.
+
+    Args:
+        hidden: ``(rows, width, size)``.
+
+    Returns:
+        ``(texts, 3)``, sums over the trained tokens of a text.
+    """
+    found = torch.zeros(texts, 3, dtype=torch.float64, device=hidden.device)
+    states = batch.states(hidden)
+    parts = (tensor.split(CHUNK) for tensor in (states, batch.targets, batch.owners))
+    for own, targets, owners in zip(*parts, strict=True):
+        logits = head.logits(own)
+        losses = nn.functional.cross_entropy(logits, targets, reduction="none").double()
+        correct = (logits.argmax(dim=-1) == targets).double()
+        found.index_add_(0, owners, torch.stack([losses, torch.ones_like(losses), correct], dim=1))
+    return found.cpu().numpy()

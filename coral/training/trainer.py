@@ -7,6 +7,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,19 +17,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coral.capabilities import proxies_of
 from coral.errors import TaskError
 from coral.fidelity import gradient_norm, loss_slope
-from coral.plan import TrainingPlan
+from coral.plan import SELECTIVE_METRICS, TrainingPlan
 from coral.ports import (
     CheckpointStore,
     Progress,
+    Strategies,
     Survey,
     TaskSurvey,
     TrainingJob,
 )
-from coral.records import Cost, Curve, Outcome, TestScore
+from coral.records import Cost, Curve, Direction, Outcome, TestScore
+from coral.strategies import OWN
 from coral.training import export
 from coral.training.base import BaseModel
+from coral.training.causal import require_packing
 from coral.training.checkpoint import Position
 from coral.training.course import StageLog
 from coral.training.data import (
@@ -42,12 +47,20 @@ from coral.training.data import (
     evaluation_part,
     tokenize,
 )
+from coral.training.encoder import MultiTaskEncoder
 from coral.training.evaluation import (
     Predictions,
+    answered,
     bootstrap,
     interval,
+    means_of,
+    named,
+    needed_confidence,
     predict,
+    require_finite,
     require_finite_predictions,
+    score_given,
+    score_proxies,
     score_task,
     with_means,
 )
@@ -57,7 +70,7 @@ from coral.training.pack import Member, Pack, packable
 from coral.training.prefix import Prefixes
 from coral.training.slots import best, slot_rates
 from coral.training.streaming import StreamedSet
-from coral.training.tokens import TokenCache
+from coral.training.token_cache import TokenCache
 
 CURVE_POINTS = 200
 SURVEY_LENGTH = 512
@@ -76,15 +89,22 @@ class LoraTrainer:
         prefixes: Prefixes | None = None,
         slots: int | None = 1,
         remembered: Path | None = None,
+        strategies: Strategies = OWN,
+        *,
+        abstains: bool = False,
         tokens: Path | None = None,
     ) -> None:
         """Args:
         prefixes: of the base, to share what lies below adapters; None to compute it each time.
         slots: most jobs that train side by side; None for what a short trial finds best.
         remembered: folder in which processes keep what such trials found.
+        strategies: Coral's own, and those of plugins that plans may name.
+        abstains: plans may leave examples without an answer, so all are scored for it.
         tokens: folder in which processes keep tokenized texts; None to keep none.
         """
-        self._fixed_slots = slots
+        self._abstains = abstains
+        causal = {name for name, loaded in tasks.items() if loaded.data.causal is not None}
+        self._fixed_slots = 1 if causal else slots  # packs have no place for rows of tokens
         self._remembered = remembered
         self._base = base
         self._tasks = dict(tasks)
@@ -92,12 +112,21 @@ class LoraTrainer:
         self._prefixes = prefixes
         self._train_sets: dict[tuple[int, int], BatchSource] = {}
         self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
-        self._tokenized: Tokenize = partial(tokenize, base.tokenizer)
+        self._tokenized: Tokenize | None = None
         if tokens is not None:
             self._tokenized = TokenCache(base.tokenizer, base.digest, tokens)
+        if causal and self._streams:
+            raise TaskError(
+                "a task that streams can't be trained beside one whose answers are written.\n"
+                "Leave streaming out, or train them in runs of their own."
+            )
         self._targets = {name: loaded.target for name, loaded in tasks.items()}
+        if any(
+            loaded.data.causal and loaded.data.causal.sample_packing for loaded in tasks.values()
+        ):
+            require_packing(base.model)
         self._runner = JobRunner(
-            base, self._targets, checkpoints, self._train_set, report, prefixes
+            base, self._targets, checkpoints, self._train_set, report, prefixes, strategies
         )
 
     @cached_property
@@ -118,7 +147,7 @@ class LoraTrainer:
     def survey(self) -> Survey:
         """Return what the model and the data turned out to be."""
         longest = min(SURVEY_LENGTH, self._base.max_tokens or SURVEY_LENGTH)
-        lengths = self._split("validation", longest).texts.lengths
+        lengths = self._split("validation", longest).lengths
         return Survey(
             model_digest=self._base.digest,
             data_digest=data_digest(self._tasks),
@@ -127,7 +156,7 @@ class LoraTrainer:
             tasks=tuple(
                 TaskSurvey(
                     name=name,
-                    metrics=dict(loaded.task.metrics),
+                    metrics={**loaded.task.metrics, **self._selective(name)},
                     primary_metric=loaded.task.primary_metric,
                     label_names=loaded.data.label_names,
                     train_examples=loaded.data.train_examples,
@@ -232,7 +261,7 @@ class LoraTrainer:
             return self._outcome(
                 member.job,
                 member.log,
-                metrics=self._metrics(predicted, examples.labels),
+                metrics=self._measured(member.job, predicted, examples.labels),
                 position=member.course.position,
                 last=member.last.log if member.last else StageLog(),
                 parameters=member.parameters,
@@ -246,13 +275,15 @@ class LoraTrainer:
         """Score trained jobs on the test split, each against the last one, the reference."""
         tasks = [loaded.task for loaded in self._tasks.values()]
         labels = {name: loaded.data.test.labels for name, loaded in self._tasks.items()}
-        predictions = []
+        answers, metrics = [], []
         for job in finalists:
             with self._runner.trained(job, JobLog()) as trained:
                 examples = self._split("test", job.plan.encoding.sequence_len)
-                predictions.append(predict(trained.encoder, examples))
-        draws = bootstrap(tasks, labels, predictions, seed)
-        metrics = [self._metrics(prediction, labels) for prediction in predictions]
+                predicted = predict(trained.encoder, examples, job.plan.inference)
+                answers.append(answered(job.plan.inference, predicted, self._targets))
+                needed = self._needed(job.plan, trained.encoder)
+            metrics.append(self._metrics(answers[-1], labels, needed))
+        draws = bootstrap(tasks, labels, answers, seed)
         return tuple(
             TestScore(
                 trial=job.trial,
@@ -269,7 +300,17 @@ class LoraTrainer:
     def export(self, finalist: TrainingJob, folder: Path, card: Mapping[str, Any]) -> None:
         """Write the trained adapter, its heads, the tokenizer and ``card`` into ``folder``."""
         with self._runner.trained(finalist, JobLog()) as trained:
-            export.write(folder, trained.encoder, self._base, card)
+            needed = self._needed(finalist.plan, trained.encoder)
+            causal = {name: loaded.data.causal for name, loaded in self._tasks.items()}
+            tasks = {}
+            for name, facts in card["tasks"].items():
+                settings = causal[name]
+                tasks[name] = {
+                    **facts,
+                    **({"needed_confidence": needed[name]} if name in needed else {}),
+                    **({"causal": asdict(settings)} if settings else {}),
+                }
+            export.write(folder, trained.encoder, self._base, {**card, "tasks": tasks})
 
     def _train_alone(self, job: TrainingJob, log: JobLog) -> Outcome:
         """Train one job and evaluate it."""
@@ -278,7 +319,8 @@ class LoraTrainer:
                 started = time.perf_counter()
                 share = job.stages[job.stage].evaluation_percentage
                 examples = self._split("validation", job.plan.encoding.sequence_len, share)
-                metrics = self._metrics(predict(trained.encoder, examples), examples.labels)
+                predicted = predict(trained.encoder, examples, job.plan.inference)
+                metrics = self._measured(job, predicted, examples.labels)
                 return self._outcome(
                     job,
                     log,
@@ -339,19 +381,67 @@ class LoraTrainer:
             peak_memory_bytes=self._peak_memory(),
         )
 
-    def _metrics(
-        self, predictions: Mapping[str, Predictions], labels: Mapping[str, NDArray[Any]]
+    def _measured(
+        self,
+        job: TrainingJob,
+        predictions: Mapping[str, Predictions],
+        labels: Mapping[str, NDArray[Any]],
     ) -> dict[str, float]:
-        """Score predictions; what a plugin raises becomes a ``TaskError`` with its traceback."""
+        """Return the metrics of what a plan answers to validation examples, and the proxies.
+
+        These examples also say how sure an answer must be to be given.
+
+        Raises:
+            TaskError: a plugin raised, or a value is not finite.
+        """
+        inference = job.plan.inference
+        answers = answered(inference, predictions, self._targets)
+        needed = needed_confidence(inference, answers, self._targets)
+        metrics = self._metrics(answers, labels, needed)
+        proxies: dict[str, float] = {}
+        for name, loaded in self._tasks.items():
+            own = {m: value for m, value in metrics.items() if m.startswith(f"{name}.")}
+            require_finite(loaded, "score()", own)
+            proxies |= score_proxies(loaded, labels[name], answers[name], job.stage)
+        names = {
+            name: [p for p, proxy in proxies_of(loaded.task).items() if proxy.stage == job.stage]
+            for name, loaded in self._tasks.items()
+        }
+        return {**metrics, **proxies, **means_of(proxies, names)}
+
+    def _needed(self, plan: TrainingPlan, encoder: MultiTaskEncoder) -> dict[str, float]:
+        """Return by task how sure an answer must be; nothing if the plan always answers."""
+        if not plan.inference.abstention:
+            return {}
+        examples = self._split("validation", plan.encoding.sequence_len)
+        answers = answered(
+            plan.inference, predict(encoder, examples, plan.inference), self._targets
+        )
+        return needed_confidence(plan.inference, answers, self._targets)
+
+    def _selective(self, task: str) -> Mapping[str, Direction]:
+        """Return what a task has besides its own metrics."""
+        able = self._abstains and self._targets[task].has_probabilities
+        return SELECTIVE_METRICS if able else {}
+
+    def _metrics(
+        self,
+        answers: Mapping[str, Predictions],
+        labels: Mapping[str, NDArray[Any]],
+        needed: Mapping[str, float],
+    ) -> dict[str, float]:
+        """Score answers; what a plugin raises becomes a ``TaskError`` with its traceback."""
         metrics: dict[str, float] = {}
         for name, loaded in self._tasks.items():
-            try:
-                metrics |= score_task(loaded.task, labels[name], predictions[name])
-            except TaskError:
-                raise
-            except Exception as error:
-                raise TaskError(f"task {name} raised in score(): {error!r}") from error
-        return with_means(metrics, [loaded.task for loaded in self._tasks.values()])
+            with named(loaded, "score()"):
+                metrics |= score_task(loaded.task, labels[name], answers[name])
+            if self._selective(name):
+                given = score_given(
+                    self._targets[name], labels[name], answers[name], needed.get(name, 0.0)
+                )
+                metrics |= {f"{name}.{metric}": value for metric, value in given.items()}
+        more = set(SELECTIVE_METRICS) if all(map(self._selective, self._tasks)) else set()
+        return with_means(metrics, [loaded.task for loaded in self._tasks.values()], more)
 
     def _train_set(self, plan: TrainingPlan, seed: int) -> BatchSource:
         key = (plan.encoding.sequence_len, seed)
@@ -359,7 +449,9 @@ class LoraTrainer:
             tokenized = partial(tokenize, self._base.tokenizer)
             return StreamedSet(tasks=self._tasks, tokenized=tokenized, sequence_len=key[0])
         if key not in self._train_sets:
-            self._train_sets[key] = build_train_set(self._tasks, self._tokenized, *key)
+            self._train_sets[key] = build_train_set(
+                self._tasks, self._base.tokenizer, *key, self._tokenized
+            )
         return self._train_sets[key]
 
     def _split(self, split: str, sequence_len: int, percentage: float = 100) -> EvaluationSet:
@@ -369,7 +461,9 @@ class LoraTrainer:
                 name: evaluation_part(getattr(loaded.data, split), percentage)
                 for name, loaded in self._tasks.items()
             }
-            self._splits[key] = build_evaluation_set(parts, self._tokenized, sequence_len)
+            self._splits[key] = build_evaluation_set(
+                parts, self._base.tokenizer, sequence_len, self._tasks, self._tokenized
+            )
         return self._splits[key]
 
     @property

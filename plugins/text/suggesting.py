@@ -7,6 +7,7 @@ from typing import Any
 from coral.ports import DataContext
 
 from .columns import LABEL_NAMES, NUMBER_NAMES, label_columns, pair_in, text_columns
+from .conversing import suggest_answers
 from .reading import Rows, read
 
 LOOKED_AT = 2000
@@ -23,6 +24,8 @@ def suggest(data: str, context: DataContext) -> tuple[str, dict[str, Any]]:
     """
     train = read(data, data, None, None, context.cache_dir)["train"]
     columns = list(train)
+    if answered := suggest_answers(data, columns):
+        return "sft", answered
     pair = pair_in(columns)
     texts = pair or text_columns(data, columns, None, 1)
     usual = LABEL_NAMES if {c.lower() for c in columns} & set(LABEL_NAMES) else NUMBER_NAMES

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -39,7 +37,7 @@ def test_long_texts_are_cut_and_keep_their_special_tokens(base: BaseModel) -> No
 
 def test_the_train_set_holds_all_tasks_one_after_another(base: BaseModel) -> None:
     tasks = load(colours(5), animals(4))
-    train_set = build_train_set(tasks, partial(tokenize, base.tokenizer), 16, seed=0)
+    train_set = build_train_set(tasks, base.tokenizer, 16, seed=0)
     assert len(train_set.index) == 9
     assert train_set.index.task.tolist() == [0] * 5 + [1] * 4
     for row, text in enumerate(tasks["colour"].data.train.texts + tasks["animal"].data.train.texts):
@@ -52,7 +50,7 @@ def test_the_train_set_holds_all_tasks_one_after_another(base: BaseModel) -> Non
 
 def test_a_text_that_tasks_share_is_held_once(base: BaseModel) -> None:
     splits = {"one": examples(["red", "blue", "red"]), "two": examples(["blue", "green"])}
-    held = build_evaluation_set(splits, partial(tokenize, base.tokenizer), 8)
+    held = build_evaluation_set(splits, base.tokenizer, 8)
     assert len(held.texts.lengths) == 3
     assert held.rows["one"].tolist() == [0, 1, 0]
     assert held.rows["two"].tolist() == [1, 2]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from coral.ports import Examples
 from coral.rng import stream
 from coral.training import evaluation
 from coral.training.base import BaseModel
-from coral.training.data import EvaluationSet, build_evaluation_set, tokenize
+from coral.training.data import EvaluationSet, build_evaluation_set
 from coral.training.encoder import MultiTaskEncoder, adapted
 from coral.training.evaluation import bootstrap, interval, predict, score_task, with_means
 from coral.training.failures import DivergedError
@@ -35,9 +34,7 @@ def encoder(base: BaseModel, request: pytest.FixtureRequest) -> Iterator[MultiTa
 
 def evaluation_set(base: BaseModel, texts: tuple[str, ...]) -> EvaluationSet:
     split = Examples(texts=texts, labels=np.zeros(len(texts), np.int64))
-    return build_evaluation_set(
-        {"colour": split, "animal": split}, partial(tokenize, base.tokenizer), 16
-    )
+    return build_evaluation_set({"colour": split, "animal": split}, base.tokenizer, 16)
 
 
 class TestPredictions:

@@ -267,3 +267,16 @@ def test_a_stream_is_part_of_the_identity_of_the_data(base: BaseModel, colour: L
     assert one.data.stream is not None
     other = replace(one, data=replace(one.data, stream=replace(one.data.stream, digest="other")))
     assert data_digest({"colour": one}) != data_digest({"colour": other})
+
+
+@pytest.mark.parametrize(
+    "values", [{"loss.weighting": "inverse_frequency"}, {"sampling.kind": "balanced"}]
+)
+def test_weights_that_all_labels_would_tell_are_refused(
+    base: BaseModel, colour: LoadedTask, values: dict[str, Any]
+) -> None:
+    outcome, _ = run(base, streaming(colour), make_job(values, stage=0))
+    [(key, value)] = values.items()
+    assert outcome.failure.kind == "plugin"
+    assert f"{key} must be" in outcome.failure.message
+    assert value in outcome.failure.message

@@ -1,210 +1,144 @@
-"""Tokenized texts in the cache: made once, whole, and made again where they are damaged."""
+"""Rows of texts, and what their trained tokens cost."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
+import torch
 
-from coral.records import Outcome
+from coral.ports import CausalSettings
 from coral.training import tokens
-from coral.training.base import BaseModel
-from coral.training.data import Content, TokenizedTexts, tokenize
-from coral.training.tokens import FORSAKEN_SECONDS, TokenCache
-from tests.training.conftest import MemoryCheckpoints, make_job
-from tests.training.models import colours, load
+from coral.training.base import load_base
+from coral.training.conversations import Renderer
+from coral.training.data import TokenizedTexts, tokenize_answers
+from coral.training.tokens import (
+    shared_rows,
+    summed_loss,
+    token_batch,
+    token_statistics,
+)
+from tests.training.language import build_tokenizer, conversation, save_language_model
+from tests.training.test_conversations import chat
 
-TEXTS = ("red w1", "blue", "green w2 w3 w4")
-PAIRS = (("red", "w1 w2"), ("blue w3", "w4"))
-
-Damage = Callable[[Path], object]
-
-
-@pytest.fixture
-def cache(base: BaseModel, tmp_path: Path) -> TokenCache:
-    return TokenCache(base.tokenizer, base.digest, tmp_path)
-
-
-def entries(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-
-
-def assert_same(one: TokenizedTexts, two: TokenizedTexts) -> None:
-    assert one.digest == two.digest
-    assert one.pad_id == two.pad_id
-    np.testing.assert_array_equal(one.ids, two.ids)
-    np.testing.assert_array_equal(one.starts, two.starts)
-    assert (one.segments is None) == (two.segments is None)
-    if one.segments is not None and two.segments is not None:
-        np.testing.assert_array_equal(one.segments, two.segments)
+CPU = torch.device("cpu")
+TALKS = [
+    conversation("capital of Peru?", "Lima."),
+    conversation("capital of Norway, and how do you know?", "Oslo. I looked it up."),
+    conversation("Hi", "Hi"),
+    conversation("capital of Cuba?", "Havana", system="Be brief."),
+    conversation("2+2?", "4"),
+]
 
 
-def no_tokenizing(*_: object) -> TokenizedTexts:
-    raise AssertionError("these texts were tokenized before")
+@pytest.fixture(scope="module")
+def texts() -> TokenizedTexts:
+    tokenizer = build_tokenizer()
+    return tokenize_answers(
+        tokenizer, Renderer("t", tokenizer, CausalSettings()).render(chat(*TALKS)), 256
+    )
 
 
-@pytest.mark.parametrize("texts", [TEXTS, PAIRS], ids=["texts", "pairs"])
-def test_what_is_kept_is_what_the_tokenizer_gave(
-    base: BaseModel, cache: TokenCache, texts: tuple[Content, ...], monkeypatch: pytest.MonkeyPatch
+def test_rows_are_filled_and_no_two_texts_overlap() -> None:
+    lengths = np.array([3, 9, 4, 1, 6, 2, 5])
+    row, start = shared_rows(lengths, 10)
+    assert row.max() + 1 == 3
+    for number in range(3):
+        own = np.flatnonzero(row == number)
+        taken = sorted((start[i], start[i] + lengths[i]) for i in own)
+        assert all(one[1] <= two[0] for one, two in itertools.pairwise(taken))
+        assert taken[-1][1] <= 10
+
+
+def test_a_text_longer_than_the_rest_sets_the_width() -> None:
+    row, start = shared_rows(np.array([4, 20, 6]), 8)
+    assert row.tolist() == [1, 0, 1]
+    assert start.tolist() == [6, 0, 0]
+
+
+@pytest.mark.parametrize("capacity", [None, 40, 500])
+def test_batches_hold_each_text_with_positions_of_its_own(
+    texts: TokenizedTexts, capacity: int | None
 ) -> None:
-    expected = tokenize(base.tokenizer, texts, 6)
-    assert_same(cache(texts, 6), expected)
-    monkeypatch.setattr(tokens, "tokenize", no_tokenizing)
-    kept = cache(texts, 6)
-    assert_same(kept, expected)
-    assert isinstance(kept.ids.base, np.memmap)
+    rows = np.array([3, 0, 4, 2])
+    batch = token_batch(texts, rows, CPU, capacity)
+    ids, positions = batch.ids.flatten()[batch.places], batch.positions.flatten()[batch.places]
+    own = [texts.ids[texts.starts[i] : texts.starts[i + 1]] for i in rows]
+    assert ids.tolist() == np.concatenate(own).tolist()
+    assert positions.tolist() == np.concatenate([np.arange(len(one)) for one in own]).tolist()
+    counts = torch.bincount(batch.owners, minlength=len(rows))
+    assert counts.tolist() == texts.trained_tokens[rows].tolist()
 
 
-def test_another_length_text_or_order_is_another_entry(cache: TokenCache, tmp_path: Path) -> None:
-    asked: list[tuple[tuple[Content, ...], int]] = [(TEXTS, 6), (TEXTS, 5), (TEXTS[::-1], 6)]
-    asked += [(PAIRS, 6), (("red", "w1"), 6), ((("red", "w1"),), 6), (("red w1",), 6)]
-    asked += [(("re", "d w1"), 6)]
-    for texts, length in asked:
-        cache(texts, length)
-    assert len(entries(tmp_path)) == len(asked)
-
-
-def test_a_tokenizer_with_other_words_is_another_entry(
-    base: BaseModel, base_folder: Path, tmp_path: Path
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma", "gemma2", "gemma3"])
+def test_packing_changes_neither_states_nor_losses_nor_gradients(
+    tmp_path: Path, texts: TokenizedTexts, family: str
 ) -> None:
-    other = AutoTokenizer.from_pretrained(base_folder)
-    assert TokenCache(other, "", tmp_path)(TEXTS, 6).digest == tokenize(other, TEXTS, 6).digest
-    other.add_tokens(["green w2"])
-    found = TokenCache(other, "", tmp_path)(TEXTS, 6)
-    assert_same(found, tokenize(other, TEXTS, 6))
-    assert len(entries(tmp_path)) == 2
+    folder = save_language_model(tmp_path, family)
+    base = load_base(str(folder), device="cpu", trust_remote_code=False, causal=True)
+    head = base.language
+    assert head is not None
+    rows = np.arange(len(TALKS))
+    weight = base.model.get_submodule("layers.0.mlp.up_proj").weight
+    found: list[tuple[Any, ...]] = []
+    for capacity in (None, 120):
+        batch = token_batch(texts, rows, CPU, capacity)
+        weight.requires_grad_(True).grad = None
+        model: Any = base.model
+        hidden = model(
+            input_ids=batch.ids, position_ids=batch.positions, use_cache=False
+        ).last_hidden_state
+        loss = summed_loss(head, batch.states(hidden), batch.targets)
+        loss.backward()
+        tokens_of = hidden.detach().flatten(0, 1)[batch.places]
+        statistics = token_statistics(head, batch, hidden.detach(), len(rows))
+        assert weight.grad is not None
+        found.append((tokens_of, loss.detach(), weight.grad.clone(), torch.tensor(statistics)))
+        assert (len(batch.ids) == len(rows)) == (capacity is None)
+    for alone, packed in zip(*found, strict=True):
+        scale = float(alone.abs().max())
+        torch.testing.assert_close(packed / scale, alone / scale, atol=1e-5, rtol=0)
 
 
-def test_what_the_tokenizer_did_before_changes_no_entry(
-    base: BaseModel, base_folder: Path, tmp_path: Path
+def test_statistics_are_those_of_the_model_s_own_loss(
+    tmp_path: Path, texts: TokenizedTexts
 ) -> None:
-    used = AutoTokenizer.from_pretrained(base_folder)
-    used(["red"], truncation=True, max_length=3, padding="max_length")
-    for tokenizer in (used, AutoTokenizer.from_pretrained(base_folder)):
-        TokenCache(tokenizer, "", tmp_path)(TEXTS, 6)
-    assert len(entries(tmp_path)) == 1
+    base = load_base(
+        str(save_language_model(tmp_path)), device="cpu", trust_remote_code=False, causal=True
+    )
+    assert base.language is not None and texts.trained is not None
+    batch = token_batch(texts, np.arange(len(TALKS)), CPU, 64)
+    with torch.no_grad():
+        model: Any = base.model
+        hidden = model(input_ids=batch.ids, position_ids=batch.positions).last_hidden_state
+        found = token_statistics(base.language, batch, hidden, len(TALKS))
+        for i in range(len(TALKS)):
+            own = slice(texts.starts[i], texts.starts[i + 1])
+            ids = torch.from_numpy(texts.ids[own])[None]
+            labels = torch.where(torch.from_numpy(texts.trained[own]), ids, -100)
+            expected = base.language.model(input_ids=ids, labels=labels)
+            count = int((labels[:, 1:] != -100).sum())
+            assert found[i, 1] == count
+            assert found[i, 0] == pytest.approx(float(expected.loss) * count, rel=1e-5)
+            guessed = expected.logits[:, :-1].argmax(dim=-1)
+            assert found[i, 2] == int((guessed == labels[:, 1:]).sum())
 
 
-def _truncate(path: Path) -> None:
-    os.truncate(path / "ids.npy", (path / "ids.npy").stat().st_size - 8)
-
-
-def _flip(path: Path) -> None:
-    content = bytearray((path / "ids.npy").read_bytes())
-    content[-8] ^= 1
-    (path / "ids.npy").write_bytes(content)
-
-
-DAMAGES: dict[str, Damage] = {
-    "a truncated array": _truncate,
-    "a flipped bit": _flip,
-    "no array": lambda path: (path / "starts.npy").unlink(),
-    "no facts": lambda path: (path / "tokens.json").unlink(),
-    "empty facts": lambda path: (path / "tokens.json").write_text(""),
-    "facts of another form": lambda path: (path / "tokens.json").write_text('{"arrays": ["x"]}'),
-    "an array of another type": lambda path: np.save(path / "ids.npy", np.zeros(3, np.int32)),
-    "an array that is none": lambda path: (path / "ids.npy").write_bytes(b"\x93NUMPY"),
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_entry_is_made_again(
-    base: BaseModel,
-    cache: TokenCache,
-    tmp_path: Path,
-    damage: str,
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_loss_of_many_tokens_is_that_of_their_chunks(
+    tmp_path: Path, texts: TokenizedTexts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = tokenize(base.tokenizer, TEXTS, 6)
-    cache(TEXTS, 6)
-    [place] = entries(tmp_path)
-    DAMAGES[damage](place)
-    assert_same(cache(TEXTS, 6), expected)
-    monkeypatch.setattr(tokens, "tokenize", no_tokenizing)
-    assert_same(cache(TEXTS, 6), expected)
-    assert list(tmp_path.iterdir()) == [place]
-
-
-def test_tokens_in_use_outlast_their_entry(
-    base: BaseModel, cache: TokenCache, tmp_path: Path
-) -> None:
-    cache(TEXTS, 6)
-    kept = cache(TEXTS, 6)
-    [place] = entries(tmp_path)
-    for path in place.iterdir():
-        path.unlink()
-    place.rmdir()
-    assert_same(kept, tokenize(base.tokenizer, TEXTS, 6))
-
-
-def test_a_cache_that_cant_be_written_costs_time_alone(base: BaseModel, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    found = TokenCache(base.tokenizer, base.digest, tmp_path / "file" / "tokens")(TEXTS, 6)
-    assert_same(found, tokenize(base.tokenizer, TEXTS, 6))
-
-
-def test_what_killed_processes_left_behind_is_cleared(cache: TokenCache, tmp_path: Path) -> None:
-    old, new = (tmp_path / f".{name}.tmp" for name in ("old", "new"))
-    for draft in (old, new):
-        draft.mkdir()
-    past = old.stat().st_mtime - 2 * FORSAKEN_SECONDS
-    os.utime(old, (past, past))
-    cache(TEXTS, 6)
-    assert new.exists()
-    assert not old.exists()
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from transformers import AutoTokenizer
-from coral.training.tokens import TokenCache
-cache = TokenCache(AutoTokenizer.from_pretrained(sys.argv[1]), "", Path(sys.argv[2]))
-print("ready", flush=True)
-sys.stdin.readline()
-print(*(cache([f"red w{n % 9} blue"] * 2000, 8).digest for n in range(20)))
-"""
-
-
-def test_processes_that_write_the_same_at_once_get_the_same(
-    base_folder: Path, tmp_path: Path
-) -> None:
-    command = [sys.executable, "-c", WRITER, str(base_folder), str(tmp_path)]
-    pipes = partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    writers = [pipes(command) for _ in range(2)]
-    for writer in writers:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
-    told = {writer.communicate("go\n", timeout=60)[0] for writer in writers}
-    assert len(told) == 1
-    assert len(told.pop().split()) == 20
-    assert len(entries(tmp_path)) == 9
-    assert len(list(tmp_path.iterdir())) == 9
-
-
-def test_a_trainer_with_kept_tokens_trains_the_same(
-    base: BaseModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from coral.training.trainer import LoraTrainer
-
-    outcomes: list[Outcome] = []
-    for folder in (None, tmp_path, tmp_path):
-        trainer = LoraTrainer(
-            base, load(colours()), MemoryCheckpoints(), lambda progress: None, tokens=folder
-        )
-        trainer.survey()
-        [outcome] = trainer.train([make_job(stage=0)])
-        outcomes.append(replace(outcome, cost=outcomes[0].cost if outcomes else outcome.cost))
-        if folder:
-            monkeypatch.setattr(tokens, "tokenize", no_tokenizing)
-    assert outcomes[0].failure is None
-    assert {outcome.checkpoint for outcome in outcomes} == {outcomes[0].checkpoint}
-    assert len({str(outcome.metrics) for outcome in outcomes}) == 1
+    folder = save_language_model(tmp_path, "gemma2")
+    base = load_base(str(folder), device="cpu", trust_remote_code=False, causal=True)
+    assert base.language is not None
+    batch = token_batch(texts, np.arange(len(TALKS)), CPU)
+    states = torch.randn(len(batch.targets), 32, requires_grad=True)
+    gradients = []
+    for chunk in (1024, 3):
+        monkeypatch.setattr(tokens, "CHUNK", chunk)
+        loss = summed_loss(base.language, states, batch.targets)
+        gradients.append((loss.detach(), *torch.autograd.grad(loss, states)))
+    for whole, parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)

@@ -84,6 +84,9 @@ def _lines(task: str, file: str) -> Iterator[Row]:
             place = f"line {number:,} of {file}"
             try:
                 row = json.loads(line)
+            except json.JSONDecodeError as error:
+                told = ValueError(f"{error.msg}, column {error.colno}")
+                raise _broken(task, place, told) from error
             except ValueError as error:
                 raise _broken(task, place, error) from error
             if not isinstance(row, dict):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,11 @@ training_stages:
 
 
 def write_starter(
-    data: str, output: Path, base_model: str | None = None, plugin_folders: Sequence[Path] = ()
+    data: str,
+    output: Path,
+    base_model: str | None = None,
+    plugin_folders: Sequence[Path] = (),
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Write a commented config for some data, and return what was found in it.
 
@@ -78,6 +83,7 @@ def write_starter(
         data: a file, folder, glob, URL or hub id.
         base_model: None for a small encoder, or for a small language model where answers are to be
             written.
+        options: of the task, where they are not to be guessed.
 
     Raises:
         TaskError: the data can't be read, or it can't be told what is in it.
@@ -93,7 +99,7 @@ def write_starter(
         raise ConfigError([fault])
     registry = discover(plugin_folders)
     context = DataContext(cache_dir=cache_location().tasks)
-    kind, options = registry.suggest(data, context)
+    kind, options = registry.suggest(data, context, options)
     name = re.sub(r"\W+", "_", Path(data).stem).strip("_").lower() or "task"
     calls = task_calls(registry, kind, {**options, "name": name})
     task, loaded = calls.task, calls.load(context)

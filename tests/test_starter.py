@@ -64,7 +64,7 @@ def test_conversations_get_a_config_for_a_language_model(here: Path) -> None:
     assert facts["problem"] == "causal_lm"
     spec = load(Source(path=Path("coral.yaml")), {}).spec
     assert "Qwen" in spec.base_model
-    assert next(objective.metric for objective in spec.objectives) == "perplexity"
+    assert spec.objectives[0].metric == "perplexity"
     assert spec.training.encoding.sequence_len == facts["sequence_len"] == 128
     assert "schedule.head_lr_multiplier" not in {gene.path for gene in spec.space.genes}
 

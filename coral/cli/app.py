@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coral.cli import stored
-from coral.cli.common import Json, Plugins, RunFolder, key_values, reported
+from coral.cli.common import Json, Plugins, RunFolder, key_values, reported, task_options
 from coral.cli.plugins import plugins_app
 
 if TYPE_CHECKING:
@@ -271,6 +271,12 @@ def resume(
 @app.command()
 def init(
     data: Annotated[str, typer.Argument(help="A file, folder, glob, URL or hub id.")],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Of the task, such as text=review label=stars."
+        ),
+    ] = None,
     *,
     base_model: Annotated[
         str | None, typer.Option(help="A hub id, a local folder, or package:<module>/<folder>.")
@@ -284,14 +290,15 @@ def init(
         from coral.reporting import as_json
         from coral.starter import write_starter
 
-        facts = write_starter(data, output, base_model, plugins or ())
+        given = task_options(options)
+        facts = write_starter(data, output, base_model, plugins or (), given)
         if json:
             typer.echo(as_json(facts))
             return
-        options = facts["options"]
+        chosen: dict[str, Any] = facts["options"]
         columns = ", ".join(
             f"{role}: {names if isinstance(names, str) else ' and '.join(names)}"
-            for role, names in options.items()
+            for role, names in chosen.items()
             if role != "path"
         )
         labels = facts["labels"]

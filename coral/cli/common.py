@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -46,6 +46,18 @@ def key_values(*groups: list[str] | None) -> dict[str, str]:
     if faults:
         raise ConfigError(faults)
     return pairs
+
+
+def task_options(texts: list[str] | None) -> dict[str, Any]:
+    """Return options of a task from texts such as ``text=[premise, hypothesis]``.
+
+    Raises:
+        ConfigError: some are no KEY=VALUE, or a value is not YAML.
+    """
+    from coral.spec.document import Document, with_overrides
+
+    given = with_overrides(Document(source="command line", data={}), key_values(texts)).data
+    return {str(key): value for key, value in given.items()}
 
 
 @contextmanager

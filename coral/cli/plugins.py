@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from coral.cli.common import Json, Plugins, key_values, reported
+from coral.cli.common import Json, Plugins, reported, task_options
 
 FAILED = 1
 
@@ -93,11 +93,8 @@ def check(
     with reported():
         from coral.authoring import check_plugin
         from coral.reporting import as_json
-        from coral.spec.document import Document, with_overrides
 
-        document = Document(source="command line", data={})
-        given = with_overrides(document, key_values(options)).data
-        facts = check_plugin(wanted, plugins or (), given, timeout)
+        facts = check_plugin(wanted, plugins or (), task_options(options), timeout)
         if json:
             typer.echo(as_json(facts))
         else:

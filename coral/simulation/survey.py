@@ -108,6 +108,8 @@ def invented_links(
         if direction == "max":
             chance = 0.5 if "auc" in name or "auroc" in name else 1 / max(2, labels)
             links[name] = MetricLink(direction="max", chance=chance, best=1.0, gamma=gamma)
+        elif name == "perplexity":
+            links[name] = MetricLink(direction="min", chance=20.0, best=1.0, gamma=gamma)
         else:
             chance = math.log(max(2, labels))
             links[name] = MetricLink(direction="min", chance=chance, best=0.0, gamma=gamma)

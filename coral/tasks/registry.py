@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from coral.bundled import bundled_folder
@@ -40,8 +40,8 @@ from coral.tasks.strategies import (
 TaskFactory = Callable[..., Task]
 """Makes a task from options given by keyword."""
 
-Suggest = Callable[[str, DataContext], tuple[str, Mapping[str, Any]]]
-"""Returns the task that some data are for, and its options; raises TaskError if there is none."""
+Suggest = Callable[[str, DataContext, Mapping[str, Any]], tuple[str, Mapping[str, Any]]]
+"""Returns the task that some data are for, and its options, given some; else raises TaskError."""
 
 ENTRY_POINT_GROUP = "coral.tasks"
 
@@ -178,11 +178,14 @@ class Registry:
             )
         return providers[0]
 
-    def suggest(self, data: str, context: DataContext) -> tuple[str, dict[str, Any]]:
+    def suggest(
+        self, data: str, context: DataContext, options: Mapping[str, Any] = MappingProxyType({})
+    ) -> tuple[str, dict[str, Any]]:
         """Return a task that can be built on somebody's data, and its options.
 
         Args:
             data: a file, folder, glob, URL or hub id.
+            options: that are given.
 
         Raises:
             TaskError: none can, or it can't be told what is in the data.
@@ -191,7 +194,7 @@ class Registry:
         for plugin in self.plugins:
             try:
                 if plugin.suggest is not None:
-                    name, options = plugin.suggest(data, context)
+                    name, options = plugin.suggest(data, context, options)
                     return name, dict(options)
             except TaskError as error:
                 refusals.append(error)

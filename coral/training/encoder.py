@@ -31,7 +31,7 @@ from coral.training.folded import fold
 from coral.training.prefix import WHOLE, Entrance, Prefixes
 from coral.training.recompute import recomputing
 from coral.training.targets import Target
-from coral.training.tokens import TokenBatch, summed_loss, token_batch
+from coral.training.token_rows import TokenBatch, summed_loss, token_batch
 
 MAX_TORCH_SEED = 2**63 - 1
 _NAME = "default"

@@ -29,7 +29,7 @@ from coral.training.encoder import MultiTaskEncoder
 from coral.training.failures import DivergedError
 from coral.training.generation import exact_match, generate, rouge_l
 from coral.training.targets import Target
-from coral.training.tokens import token_statistics
+from coral.training.token_rows import token_statistics
 
 RESAMPLES = 500
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from coral.plan import InferencePlan
 from coral.ports import CausalSettings
 from coral.training.base import load_base
 from coral.training.conversations import Renderer, turn_ends
@@ -44,7 +45,7 @@ def test_each_prompt_is_continued_as_if_it_were_alone(tmp_path: Path) -> None:
     base = load_base(str(folder), device="cpu", trust_remote_code=False, causal=True)
     assert base.language is not None
     prompts = ["capital of Peru?", "Hi", "What is the capital of Norway, and who lives there?"]
-    together = generate(base.language, base.tokenizer, prompts, max_new_tokens=6)
+    together = generate(base.language, base.tokenizer, prompts, InferencePlan(), max_new_tokens=6)
     for prompt, answer in zip(prompts, together, strict=True):
         ids = base.tokenizer(prompt, add_special_tokens=False, return_tensors="pt")["input_ids"]
         before = ids.shape[1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from coral.ports import CausalSettings, DataContext, Examples, Inherited, TaskData, TrainingJob
 from coral.tasks import GENERATION_METRICS, LANGUAGE_METRICS, score_language
 from coral.training.base import BaseModel, load_base
+from coral.training.batches import stage_batches
 from coral.training.data import LoadedTask
 from coral.training.export import Predictor
 from coral.training.job import JobLog
@@ -118,9 +120,19 @@ def test_training_makes_answers_more_likely_and_generation_right(build: BuildTra
     assert after.metrics["rouge_l"] >= before.metrics["rouge_l"]
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3"])
 @pytest.mark.parametrize(
-    "changed", ["packed", "in pieces", "packed in pieces", "prefix", "recomputed", "prefix, packed"]
+    ("family", "changed"),
+    [
+        ("llama", "in pieces"),
+        ("llama", "prefix"),
+        ("llama", "recomputed"),
+        ("qwen3", "packed"),
+        ("qwen3", "packed in pieces"),
+        ("qwen3", "prefix, packed, recomputed"),
+        ("gemma3", "packed"),
+        ("gemma3", "prefix, packed in pieces"),
+        ("gemma3", "recomputed"),
+    ],
 )
 def test_a_batch_has_the_same_loss_and_gradients_however_it_is_computed(
     tmp_path: Path, build: BuildTrainer, family: str, changed: str
@@ -137,9 +149,8 @@ def test_a_batch_has_the_same_loss_and_gradients_however_it_is_computed(
         )
         prefixes = Prefixes(own, tmp_path / "prefixes") if "prefix" in how else None
         trainer = build(on=own, prefixes=prefixes, sample_packing="packed" in how)
-        values = {"adapter.layers": "top-2", "adapter.dropout": 0.2 if how == "recomputed" else 0.0}
-        if changed == "recomputed":
-            values["adapter.dropout"] = 0.2
+        dropout = 0.2 if changed == "recomputed" else 0.0  # rows draw by their places
+        values = {"adapter.layers": "top-2", "adapter.dropout": dropout}
         pieces = 3 if "pieces" in how else None
         wanted = job(values, stage=0, micro_batch_size=pieces)
         with trainer._runner.trained(wanted, JobLog()) as trained:
@@ -149,6 +160,34 @@ def test_a_batch_has_the_same_loss_and_gradients_however_it_is_computed(
     np.testing.assert_allclose(other_losses, losses, rtol=1e-4)
     for name, tensor in weights.items():
         torch.testing.assert_close(other_weights[name], tensor, atol=2e-4, rtol=1e-3)
+
+
+def test_the_loss_of_a_batch_is_the_mean_over_its_trained_tokens(
+    base: BaseModel, build: BuildTrainer
+) -> None:
+    trainer, wanted = build(), job({"schedule.learning_rate": 1e-9}, stage=0)
+    train_set = trainer._train_set(wanted.plan, SEED)
+    assert base.language is not None and train_set.texts.trained is not None
+    total, count = 0.0, 0
+    for row in stage_batches(wanted.plan, train_set.index, wanted.stages, 0, SEED)[0]:
+        own = slice(train_set.texts.starts[row], train_set.texts.starts[row + 1])
+        ids = torch.from_numpy(train_set.texts.ids[own])[None]
+        labels = torch.where(torch.from_numpy(train_set.texts.trained[own]), ids, -100)
+        with torch.no_grad():
+            loss = base.language.model(input_ids=ids, labels=labels).loss
+        total, count = (
+            total + float(loss) * int((labels > 0).sum()),
+            count + int((labels > 0).sum()),
+        )
+    with trainer._runner.trained(wanted, JobLog()) as trained:
+        assert trained.last.loss[0] == pytest.approx(total / count, rel=1e-4)
+
+
+def test_a_task_counts_by_its_share_of_a_batch(build: BuildTrainer) -> None:
+    train_set = build(Capitals(), colours(24))._train_set(job().plan, SEED)
+    rows = np.array([0, 1, 2, 50, 51, 52, 53, 54])
+    shares = train_set.token_shares(rows)
+    assert shares == {"assist": pytest.approx(3 / 8 / train_set.written[:3].sum())}
 
 
 def test_a_stage_that_is_resumed_ends_in_the_same_weights(build: BuildTrainer) -> None:
@@ -234,7 +273,9 @@ class TestHandedOver:
             model = PeftModel.from_pretrained(plain, str(handed_over))
         else:
             model = AutoPeftModelForCausalLM.from_pretrained(str(handed_over))
-        assert model.peft_config["default"].task_type == TaskType.CAUSAL_LM
+        config = json.loads((handed_over / "adapter_config.json").read_text())
+        assert config["task_type"] == TaskType.CAUSAL_LM
+        assert "model.layers.0.self_attn.q_proj" in config["target_modules"]
         with torch.no_grad():
             found = model.eval()(input_ids=ids).logits
             with model.disable_adapter():

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from coral.ports import CausalSettings
-from coral.training import tokens
+from coral.training import token_rows
 from coral.training.base import load_base
 from coral.training.conversations import Renderer
 from coral.training.data import TokenizedTexts, tokenize_answers
-from coral.training.tokens import (
+from coral.training.token_rows import (
     shared_rows,
     summed_loss,
     token_batch,
@@ -137,7 +137,7 @@ def test_the_loss_of_many_tokens_is_that_of_their_chunks(
     states = torch.randn(len(batch.targets), 32, requires_grad=True)
     gradients = []
     for chunk in (1024, 3):
-        monkeypatch.setattr(tokens, "CHUNK", chunk)
+        monkeypatch.setattr(token_rows, "CHUNK", chunk)
         loss = summed_loss(base.language, states, batch.targets)
         gradients.append((loss.detach(), *torch.autograd.grad(loss, states)))
     for whole, parts in zip(*gradients, strict=True):

@@ -197,6 +197,7 @@ def build_trainer(
         prefixes,
         slots=payload["slots"],
         remembered=cache.slots,
+        tokens=cache.tokens,
         strategies=registry.strategies((kind, name) for kind, name in payload["strategies"]),
         abstains=payload["abstains"],
     )

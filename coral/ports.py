@@ -65,6 +65,24 @@ class Examples:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExampleStream:
+    """A train split that is read from its beginning, pass by pass, and never held whole.
+
+    Attributes:
+        examples: that make an epoch. A pass that comes to the end of the data before begins again.
+        buffer: examples among which the next one is drawn.
+        digest: identity of the data, without reading them whole.
+        read: yields the examples in their order, the same each time, in parts of any size. May
+            raise TaskError where one is not what it must be; that fails the trial that reads it.
+    """
+
+    examples: int
+    buffer: int
+    digest: str
+    read: Callable[[], Iterator[Examples]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CausalSettings:
     """How a language model learns to write a task's answers.
 
@@ -91,11 +109,13 @@ class TaskData:
     """A task's three splits.
 
     Attributes:
+        train: of a task that streams its first examples, which stand for all of them.
         label_names: of its classes, labels or numbers.
         notes: what the user should know of how the data were read, in words.
         causal: of a task whose answers are written (``causal_lm``), which has no label names. Its
             examples have the inputs ``messages`` (conversations of ``role`` and ``content``), or
             ``prompt`` and ``answer``.
+        stream: of a task that streams, all that it trains on.
     """
 
     train: Examples
@@ -105,6 +125,7 @@ class TaskData:
     problem: Problem = "single_label"
     notes: tuple[str, ...] = ()
     causal: CausalSettings | None = None
+    stream: ExampleStream | None = None
 
     def __post_init__(self) -> None:
         if (self.problem == "causal_lm") != (self.causal is not None):
@@ -112,6 +133,13 @@ class TaskData:
                 f"a task's data must have `causal` if their problem is causal_lm, and else not; got"
                 f" {self.problem} and {self.causal}.\nCorrect the plugin."
             )
+        if self.stream is not None and self.causal is not None:
+            raise TaskError("tasks whose answers are written can't stream.\nCorrect the plugin.")
+
+    @property
+    def train_examples(self) -> int:
+        """How many make an epoch."""
+        return len(self.train) if self.stream is None else self.stream.examples
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def test_the_task_that_the_documentation_explains_has_every_option(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     documented = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text()
-    [block] = re.findall(r"```yaml\n(.*?)```", documented, re.DOTALL)
+    block, *_ = re.findall(r"```yaml\n(.*?)```", documented, re.DOTALL)
     Path("config.yaml").write_text("base_model: org/encoder\n" + block)
     rows = "".join(f"text {i},{i % 5 + 1},author {i % 25}\n" for i in range(100))
     Path("reviews.csv").write_text("review,stars,author\n" + rows)
@@ -87,3 +88,25 @@ def test_the_task_that_the_documentation_explains_has_every_option(
         {int(text.split()[1]) % 25 for text in split.texts} for split in (data.train, data.test)
     ]
     assert not authors[0] & authors[1]
+
+
+def test_the_streaming_task_that_the_documentation_explains_streams(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    documented = (Path(__file__).parents[1] / "docs" / "tasks.md").read_text()
+    blocks = re.findall(r"```yaml\n(.*?)```", documented, re.DOTALL)
+    [block] = [block for block in blocks if "streaming: true" in block]
+    Path("config.yaml").write_text("base_model: org/encoder\n" + block)
+    rows = [{"text": f"text {i}", "label": ("bad", "good")[i % 2]} for i in range(200)]
+    Path("reviews.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    [settings] = load(Source(path=Path("config.yaml")), {}).spec.tasks
+    data = (
+        discover()
+        .build(settings.registered, settings.arguments)
+        .load(DataContext(cache_dir=tmp_path))
+    )
+    assert data.stream is not None
+    assert data.label_names == ("good", "bad")
+    assert (len(data.validation), len(data.test)) == (20, 20)
+    assert sum(map(len, data.stream.read())) == data.train_examples == 160

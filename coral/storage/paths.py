@@ -92,6 +92,11 @@ class CachePaths:
         return self._here / "prefixes"
 
     @property
+    def tokens(self) -> Path:
+        """Folder of tokenized texts: on this machine, wherever the root is."""
+        return self._here / "tokens"
+
+    @property
     def slots(self) -> Path:
         """Folder of how many genomes train best side by side: on this machine."""
         return self._here / "slots"

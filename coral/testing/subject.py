@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coral.ports import DataContext, Examples, Task, TaskData
+from coral.ports import DataContext, Examples, ExampleStream, Task, TaskData
 from coral.rng import stream
 from coral.tasks import TaskCalls, discover, task_calls
 
@@ -131,7 +131,10 @@ def digest_of(data: object) -> str:
 
 
 def _parts(value: Any) -> Iterator[bytes]:
-    if dataclasses.is_dataclass(value):
+    if isinstance(value, ExampleStream):
+        yield from _parts((value.digest, value.examples, value.buffer))
+        yield from _parts(next(iter(value.read()), None))
+    elif dataclasses.is_dataclass(value):
         for each in dataclasses.fields(value):
             yield each.name.encode()
             yield from _parts(getattr(value, each.name))

@@ -7,7 +7,7 @@ resumes at a stage gets the batches it would have had without a pause.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,11 +163,64 @@ def loss_weights_of(
     return None if (weights == 1).all() else weights
 
 
+def share_of(examples: int, data_percentage: float) -> int:
+    """Return how many of a task's examples a stage may draw from."""
+    return max(1, int(np.ceil(examples * data_percentage / 100 - 1e-9)))
+
+
 def fraction(index: TrainIndex, task: int, data_percentage: float) -> Indices:
     """Return the rows of a task that a stage may draw from; small fractions lie in large ones."""
     rows = np.flatnonzero((index.task == task) & index.usable)
-    count = max(1, int(np.ceil(len(rows) * data_percentage / 100 - 1e-9)))
+    count = share_of(len(rows), data_percentage)
     return np.sort(rows[np.argsort(index.priority[rows], kind="stable")[:count]])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """Some steps whose examples are drawn together.
+
+    Attributes:
+        first: step of the full horizon.
+        progress: share of the horizon that lies before it.
+        counts: ``(tasks,)`` examples of each task.
+    """
+
+    first: int
+    progress: float
+    counts: Indices
+
+
+def stage_windows(
+    plan: TrainingPlan, tasks: Sequence[str], examples: int, stages: Sequence[Stage], stage: int
+) -> Iterator[Window]:
+    """Yield what one stage draws, window by window: tasks by their shares.
+
+    Args:
+        examples: of all tasks, in an epoch.
+    """
+    batch_size = plan.schedule.batch_size
+    ends = [0, *ladder_steps(stages, examples, batch_size)]
+    start, end, horizon = ends[stage], ends[stage + 1], ends[-1]
+    shares = task_shares(plan.tasks, tasks)
+    drawn = np.zeros(len(tasks), dtype=np.int64)
+    for first in range(start, end, BUCKET_WINDOW):
+        size = (min(first + BUCKET_WINDOW, end) - first) * batch_size
+        counts = _allot([shares[name] for name in tasks], drawn, size)
+        drawn += counts
+        yield Window(first=first, progress=first / horizon, counts=counts)
+
+
+def bucketed(
+    rows: Indices, lengths: Indices, batch_size: int, rng: np.random.Generator
+) -> list[Indices]:
+    """Return a window's rows sorted by length and cut into batches, those in random order.
+
+    Args:
+        lengths: ``(rows,)`` tokens of each.
+    """
+    by_length = rows[np.argsort(lengths, kind="stable")]
+    window = by_length.reshape(-1, batch_size)
+    return list(window[rng.permutation(len(window))])
 
 
 def stage_batches(
@@ -194,10 +247,6 @@ def stage_batches(
     Raises:
         StrategyError: a plugin's does not keep to the rules of its kind.
     """
-    batch_size = plan.schedule.batch_size
-    ends = [0, *ladder_steps(stages, len(index), batch_size)]
-    start, end, horizon = ends[stage], ends[stage + 1], ends[-1]
-    shares = task_shares(plan.tasks, index.tasks)
     before = tuple(seen) or (0,) * len(index.tasks)
     queues = []
     for i, (name, past) in enumerate(zip(index.tasks, before, strict=True)):
@@ -206,18 +255,12 @@ def stage_batches(
         weights = sampling_weights(strategies, plan.sampling, index.examples[i].take(own))
         queues.append(_Queue(index, rows, weights, (seed, stage, name), past))
     batches: list[Indices] = []
-    drawn = np.zeros(len(queues), dtype=np.int64)
-    for first in range(start, end, BUCKET_WINDOW):
-        size = (min(first + BUCKET_WINDOW, end) - first) * batch_size
-        allowed = let_in(strategies, plan.curriculum, first / horizon, index.difficulty)
-        counts = _allot([shares[name] for name in index.tasks], drawn, size)
-        drawn += counts
-        rows = np.concatenate(
-            [queue.take(int(n), allowed) for queue, n in zip(queues, counts, strict=True)]
-        )
-        by_length = rows[np.argsort(index.length[rows], kind="stable")]
-        window = by_length.reshape(-1, batch_size)
-        batches.extend(window[stream(seed, "buckets", stage, first).permutation(len(window))])
+    for window in stage_windows(plan, index.tasks, len(index), stages, stage):
+        allowed = let_in(strategies, plan.curriculum, window.progress, index.difficulty)
+        drawn = zip(queues, window.counts, strict=True)
+        rows = np.concatenate([queue.take(int(n), allowed) for queue, n in drawn])
+        rng = stream(seed, "buckets", stage, window.first)
+        batches += bucketed(rows, index.length[rows], plan.schedule.batch_size, rng)
     return batches
 
 

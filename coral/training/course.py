@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from coral.flops import StepCost
 from coral.plan import rewarmup_share
 from coral.ports import Progress, Strategies, TrainingJob
-from coral.training.batches import Indices, examples_by_task, stage_batches
+from coral.training.batches import Indices
 from coral.training.checkpoint import Position
-from coral.training.data import TrainSet
+from coral.training.data import Batches, BatchSource
 
 
 @dataclass(slots=True)
@@ -22,6 +22,7 @@ class StageLog:
 
     Attributes:
         first_step: optimizer steps that came before the stage.
+        notes: what turned out about its data, in words.
     """
 
     first_step: int = 0
@@ -31,6 +32,7 @@ class StageLog:
     tokens: int = 0
     teraflops: float = 0.0
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
 
     def count(self, lengths: Indices, cost: StepCost) -> None:
         """Add one forward and backward pass over texts of these ``lengths``."""
@@ -45,12 +47,11 @@ class Leg:
 
     Attributes:
         stage: index on the ladder.
-        batches: ``(batch_size,)`` rows of the train set each, in the order of steps.
         log: is filled as training goes on, so that it stands also if training fails.
     """
 
     stage: int
-    batches: Sequence[Indices]
+    batches: Batches
     log: StageLog
 
 
@@ -68,7 +69,7 @@ class Course:
     """
 
     job: TrainingJob
-    train_set: TrainSet
+    train_set: BatchSource
     ends: Sequence[int]
     position: Position
     schedule: Callable[[int], float]
@@ -83,17 +84,19 @@ class Course:
         stage = self.position.stage + 1
         if stage > self.job.stage:
             return None
-        job, index = self.job, self.train_set.index
-        seen = self.position.seen[stage]
-        batches = stage_batches(job.plan, index, job.stages, stage, job.seed, seen, self.strategies)
+        job, seen = self.job, self.position.seen[stage]
+        batches = self.train_set.batches(
+            job.plan, job.stages, stage, job.seed, seen, self.strategies
+        )
         self.logs.append(StageLog(first_step=self.ends[stage]))
         return Leg(stage=stage, batches=batches, log=self.logs[-1])
 
     def finish(self, leg: Leg) -> None:
         """Stand at the end of a stage that was trained."""
         before = self.position.seen
-        drawn = examples_by_task(self.train_set.index, leg.batches)
-        seen = tuple(one + two for one, two in zip(before[leg.stage], drawn, strict=True))
+        leg.log.notes += leg.batches.notes
+        drawn = zip(before[leg.stage], leg.batches.drawn, strict=True)
+        seen = tuple(one + two for one, two in drawn)
         self.position = replace(
             self.position,
             stage=leg.stage,

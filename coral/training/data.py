@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,10 +17,24 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from coral.errors import TaskError
-from coral.ports import CausalSettings, Examples, Task, TaskData
-from coral.training.batches import Indices, TrainIndex, build_index, strata
+from coral.fidelity.stages import Stage
+from coral.plan import TrainingPlan
+from coral.ports import CausalSettings, Examples, Strategies, Task, TaskData
+from coral.strategies import OWN
+from coral.training.batches import (
+    Indices,
+    TrainIndex,
+    build_index,
+    examples_by_task,
+    loss_weights_of,
+    stage_batches,
+    strata,
+)
 from coral.training.conversations import Rendered, Renderer, encode
 from coral.training.targets import Target
+
+Content = str | tuple[str, ...]
+"""What an example says: a text, or one or two of them."""
 
 
 class Padded(NamedTuple):
@@ -58,6 +73,7 @@ class TokenizedTexts:
         starts: ``(n + 1,)``; text i is ``ids[starts[i]:starts[i + 1]]``.
         segments: ``(total tokens,)`` int8, as in ``Padded``.
         trained: ``(total tokens,)``, those that a language model learns to write; None for none.
+        passing: they come by and go; what is computed of them is not kept for others.
         digest: identity of the texts.
     """
 
@@ -66,13 +82,15 @@ class TokenizedTexts:
     pad_id: int
     segments: NDArray[np.int8] | None = None
     trained: NDArray[np.bool_] | None = None
+    passing: bool = False
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
-        content = self.ids.tobytes() + self.starts.tobytes()
+        digest = hashlib.sha256(np.ascontiguousarray(self.ids).data)
+        digest.update(np.ascontiguousarray(self.starts).data)
         if self.segments is not None:
-            content += self.segments.tobytes()
-        object.__setattr__(self, "digest", hashlib.sha256(content).hexdigest())
+            digest.update(np.ascontiguousarray(self.segments).data)
+        object.__setattr__(self, "digest", digest.hexdigest())
 
     @property
     def lengths(self) -> Indices:
@@ -145,7 +163,7 @@ def batched_by_length(lengths: Indices, most_tokens: int) -> list[Indices]:
 
 def tokenize(
     tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str | tuple[str, ...]],
+    texts: Sequence[Content],
     sequence_len: int,
 ) -> TokenizedTexts:
     """Tokenize texts, or tuples of one or two, with special tokens, cut to ``sequence_len``.
@@ -188,6 +206,85 @@ def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else 0
 
 
+Tokenize = Callable[[Sequence[Content], int], TokenizedTexts]
+"""Tokenizes texts, cut to a length; see ``tokenize``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The examples of one optimizer step.
+
+    Attributes:
+        examples: a set that holds them, with or without others.
+        rows: ``(batch_size,)`` of that set.
+    """
+
+    examples: TrainSet
+    rows: Indices
+
+    @property
+    def lengths(self) -> Indices:
+        return self.examples.index.length[self.rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batches:
+    """The batches of one stage, in the order of steps.
+
+    Attributes:
+        drawn: examples of each task in them.
+        draw: yields them, from the first on.
+        notes: what turned out while they were drawn, in words.
+    """
+
+    count: int
+    drawn: tuple[int, ...]
+    draw: Callable[[], Iterator[Batch]]
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.draw()
+
+
+class BatchSource(Protocol):
+    """What a run trains on, at one sequence length."""
+
+    @property
+    def passing(self) -> bool:
+        """Whether its texts are never held whole."""
+        ...
+
+    @property
+    def beyond(self) -> dict[str, int]:
+        """Examples whose answers lie wholly beyond the cut, by task that has any."""
+        ...
+
+    def __len__(self) -> int:
+        """Return how many examples make an epoch."""
+        ...
+
+    def loss_weights(
+        self, plan: TrainingPlan, strategies: Strategies
+    ) -> NDArray[np.float32] | None:
+        """Return ``(examples,)`` how much the loss of each counts; None for all alike."""
+        ...
+
+    def batches(
+        self,
+        plan: TrainingPlan,
+        stages: Sequence[Stage],
+        stage: int,
+        seed: int,
+        seen: Sequence[int] = (),
+        strategies: Strategies = OWN,
+    ) -> Batches:
+        """Return the batches of one stage: a function of the arguments and the data alone."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainSet:
     """All tasks' train examples at one sequence length, one task after another.
@@ -206,6 +303,37 @@ class TrainSet:
     index: TrainIndex
     capacity: Mapping[str, int | None]
     written: Indices
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def passing(self) -> bool:
+        """Whether its texts are never held whole."""
+        return False
+
+    def loss_weights(
+        self, plan: TrainingPlan, strategies: Strategies
+    ) -> NDArray[np.float32] | None:
+        """Return ``(examples,)`` how much the loss of each counts; see ``loss_weights_of``."""
+        return loss_weights_of(plan, self.index, strategies)
+
+    def batches(
+        self,
+        plan: TrainingPlan,
+        stages: Sequence[Stage],
+        stage: int,
+        seed: int,
+        seen: Sequence[int] = (),
+        strategies: Strategies = OWN,
+    ) -> Batches:
+        """Return the batches of one stage; see ``stage_batches``."""
+        rows = stage_batches(plan, self.index, stages, stage, seed, seen, strategies)
+        return Batches(
+            count=len(rows),
+            drawn=examples_by_task(self.index, rows),
+            draw=lambda: (Batch(examples=self, rows=own) for own in rows),
+        )
 
     def labels_of(self, task: int, rows: Indices) -> Tensor:
         """Return the labels of some rows, all of them of one task."""
@@ -232,7 +360,7 @@ class TrainSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedTask:
-    """A task with its data in memory.
+    """A task with its data, in memory as far as they don't stream.
 
     Attributes:
         plugin: what messages call the plugin that it comes from.
@@ -265,11 +393,19 @@ class LoadedTask:
         return Renderer(self.name, tokenizer, self.data.causal).render(split)
 
     def tokenized(
-        self, split: Examples, tokenizer: PreTrainedTokenizerBase, sequence_len: int
+        self,
+        split: Examples,
+        tokenizer: PreTrainedTokenizerBase,
+        sequence_len: int,
+        plain: Tokenize | None = None,
     ) -> TokenizedTexts:
-        """Return a split's examples as tokens. Raises as ``rendered`` does."""
+        """Return a split's examples as tokens. Raises as ``rendered`` does.
+
+        Args:
+            plain: tokenizes texts without answers; None for ``tokenize``.
+        """
         if self.data.causal is None:
-            return tokenize(tokenizer, split.contents, sequence_len)
+            return (plain or partial(tokenize, tokenizer))(split.contents, sequence_len)
         return tokenize_answers(tokenizer, self.rendered(split, tokenizer), sequence_len)
 
 
@@ -278,39 +414,23 @@ def build_train_set(
     tokenizer: PreTrainedTokenizerBase,
     sequence_len: int,
     seed: int,
+    plain: Tokenize | None = None,
 ) -> TrainSet:
     """Return all tasks' train splits as one indexed set.
+
+    Args:
+        plain: tokenizes texts without answers; None for ``tokenize``.
 
     Raises:
         TaskError: all of a task's answers lie beyond the cut, or its template refuses an example.
         ModelError: the tokenizer can't tell answers apart.
     """
     parts = {
-        name: loaded.tokenized(loaded.data.train, tokenizer, sequence_len)
+        name: loaded.tokenized(loaded.data.train, tokenizer, sequence_len, plain)
         for name, loaded in tasks.items()
     }
-    offsets = np.cumsum([0, *(len(part.ids) for part in parts.values())])
-    starts = [
-        part.starts[:-1] + offset for part, offset in zip(parts.values(), offsets, strict=False)
-    ]
-    segments = [
-        np.zeros(len(part.ids), np.int8) if part.segments is None else part.segments
-        for part in parts.values()
-    ]
-    trained = [
-        np.zeros(len(part.ids), dtype=np.bool_) if part.trained is None else part.trained
-        for part in parts.values()
-    ]
     causal = {name: task.data.causal for name, task in tasks.items() if task.data.causal}
-    texts = TokenizedTexts(
-        ids=np.concatenate([part.ids for part in parts.values()]),
-        starts=np.concatenate([*starts, offsets[-1:]]),
-        pad_id=next(iter(parts.values())).pad_id,
-        segments=None
-        if all(part.segments is None for part in parts.values())
-        else np.concatenate(segments),
-        trained=np.concatenate(trained) if causal else None,
-    )
+    texts = _one_after_another(list(parts.values()))
     groups = {
         name: strata(loaded.data.problem, loaded.data.train.labels, loaded.domains)
         for name, loaded in tasks.items()
@@ -344,6 +464,53 @@ def build_train_set(
             for name, settings in causal.items()
         },
         written=np.concatenate([part.trained_tokens for part in parts.values()]),
+    )
+
+
+def _one_after_another(parts: Sequence[TokenizedTexts]) -> TokenizedTexts:
+    """Return texts of several tasks as one; those of a single task stay where they are."""
+    if len(parts) == 1:
+        return parts[0]
+    offsets = np.cumsum([0, *(len(part.ids) for part in parts)])
+    starts = [part.starts[:-1] + offset for part, offset in zip(parts, offsets, strict=False)]
+    segments = [
+        np.zeros(len(part.ids), np.int8) if part.segments is None else part.segments
+        for part in parts
+    ]
+    trained = [
+        np.zeros(len(part.ids), dtype=np.bool_) if part.trained is None else part.trained
+        for part in parts
+    ]
+    return TokenizedTexts(
+        ids=np.concatenate([part.ids for part in parts]),
+        starts=np.concatenate([*starts, offsets[-1:]]),
+        pad_id=parts[0].pad_id,
+        segments=None if all(part.segments is None for part in parts) else np.concatenate(segments),
+        trained=None if all(part.trained is None for part in parts) else np.concatenate(trained),
+    )
+
+
+def assemble(
+    splits: Mapping[str, Examples], targets: Mapping[str, Target], texts: TokenizedTexts
+) -> TrainSet:
+    """Return some examples of tasks with heads as one set, whose order is nobody's concern.
+
+    Args:
+        texts: of all tasks, one task after another.
+    """
+    starts = np.cumsum([0, *map(len, splits.values())])
+    lengths = {
+        name: texts.lengths[start:end]
+        for name, start, end in zip(splits, starts[:-1], starts[1:], strict=True)
+    }
+    groups = {name: np.zeros(len(split), dtype=np.int64) for name, split in splits.items()}
+    return TrainSet(
+        texts=texts,
+        labels=tuple(targets[name].encode(split.labels) for name, split in splits.items()),
+        starts=starts,
+        index=build_index(groups, lengths, seed=0),
+        capacity={},
+        written=np.zeros(len(texts.lengths), dtype=np.int64),
     )
 
 
@@ -389,11 +556,13 @@ def build_evaluation_set(
     tokenizer: PreTrainedTokenizerBase,
     sequence_len: int,
     tasks: Mapping[str, LoadedTask] | None = None,
+    plain: Tokenize | None = None,
 ) -> EvaluationSet:
     """Return tasks' examples as one set, texts in order of first appearance.
 
     Args:
         tasks: those of ``splits``; None if all of them have heads.
+        plain: tokenizes texts without answers; None for ``tokenize``.
     """
     positions: dict[tuple[str, ...], int] = {}
     rows, answers = {}, {}
@@ -408,7 +577,7 @@ def build_evaluation_set(
             places = [positions.setdefault(own, len(positions)) for own in split.contents]
             rows[name] = np.array(places, dtype=np.int64)
     return EvaluationSet(
-        texts=tokenize(tokenizer, tuple(positions), sequence_len),
+        texts=(plain or partial(tokenize, tokenizer))(tuple(positions), sequence_len),
         rows=rows,
         labels={task: split.labels for task, split in splits.items()},
         answers=answers,
@@ -435,6 +604,8 @@ def data_digest(tasks: Mapping[str, LoadedTask]) -> str:
             digest.update(f"{loaded.data.causal}\x1e".encode())
         for split in (loaded.data.train, loaded.data.validation, loaded.data.test):
             _update(digest, split)
+        if loaded.data.stream is not None:
+            digest.update(loaded.data.stream.digest.encode())
         if loaded.difficulty is not None:
             digest.update(b"\x1edifficulty" + loaded.difficulty.tobytes())
         if loaded.domains is not None:

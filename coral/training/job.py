@@ -17,10 +17,9 @@ from coral.records import Inheritance
 from coral.rng import stream
 from coral.training import checkpoint, transfer
 from coral.training.base import BaseModel
-from coral.training.batches import loss_weights_of
 from coral.training.checkpoint import Checkpoint, Position
 from coral.training.course import Course, StageLog
-from coral.training.data import TrainSet
+from coral.training.data import BatchSource
 from coral.training.encoder import MultiTaskEncoder, adapted
 from coral.training.factors import Factors, rescaled
 from coral.training.failures import LostWeightsError
@@ -81,7 +80,7 @@ class JobRunner:
         base: BaseModel,
         targets: Mapping[str, Target],
         checkpoints: CheckpointStore,
-        train_set: Callable[[TrainingPlan, int], TrainSet],
+        train_set: Callable[[TrainingPlan, int], BatchSource],
         report: Callable[[Progress], None],
         prefixes: Prefixes | None,
         strategies: Strategies,
@@ -115,7 +114,7 @@ class JobRunner:
             f"{name}: {count} examples have their answers beyond sequence_len and are left out"
             for name, count in train_set.beyond.items()
         ]
-        ends = [0, *ladder_steps(job.stages, len(train_set.index), job.plan.schedule.batch_size)]
+        ends = [0, *ladder_steps(job.stages, len(train_set), job.plan.schedule.batch_size)]
         own = self._own(job, ends, log)
         # Lost parents are trained on this very base, so they come before the child's own adapter.
         sources = [] if own else [self._source(inherited, job, log) for inherited in job.inherits]
@@ -150,12 +149,12 @@ class JobRunner:
                     self._base.linear_modules,
                     self._base.depth,
                     self._base.hidden_size,
-                    first_layer=encoder.entrance.cut,
+                    first_layer=0 if train_set.passing else encoder.entrance.cut,
                 ),
                 logs=log.stages,
                 report=self._report,
                 strategies=self._strategies,
-                loss_weights=loss_weights_of(job.plan, train_set.index, self._strategies),
+                loss_weights=train_set.loss_weights(job.plan, self._strategies),
             )
             yield Begun(encoder, optimizer, course, restored=own is not None)
 

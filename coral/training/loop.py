@@ -15,7 +15,7 @@ from coral.plan import SchedulePlan, warmup_steps
 from coral.rng import derive_seed
 from coral.training.batches import Indices
 from coral.training.course import Course, Leg, StageLog
-from coral.training.data import TrainSet, on_device
+from coral.training.data import Batch, TrainSet, on_device
 from coral.training.encoder import MAX_TORCH_SEED, MultiTaskEncoder
 from coral.training.failures import DivergedError
 
@@ -68,12 +68,12 @@ def train_steps(
     norms: list[Tensor] = []
     started = reported = time.perf_counter()
     encoder.train_adapter(True)
-    for done, rows in enumerate(leg.batches, start=1):
+    for done, batch in enumerate(leg.batches, start=1):
         step = log.first_step + done - 1
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * course.factor(step)
         torch.manual_seed(dropout_seed(job.seed, step))
-        losses.append(_accumulate(encoder, course, rows, device, log))
+        losses.append(_accumulate(encoder, course, batch, device, log))
         norms.append(nn.utils.clip_grad_norm_(parameters, plan.gradient_clip))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -98,7 +98,7 @@ def peak_learning_rates(plan: SchedulePlan) -> tuple[float, float]:
 
 
 def _accumulate(
-    encoder: MultiTaskEncoder, course: Course, rows: Indices, device: torch.device, log: StageLog
+    encoder: MultiTaskEncoder, course: Course, batch: Batch, device: torch.device, log: StageLog
 ) -> Tensor:
     """Add the gradients of a batch's loss; return that loss.
 
@@ -106,7 +106,7 @@ def _accumulate(
     trained tokens; tasks count by their shares of the examples. A batch is split into pieces of at
     most the job's ``micro_batch_size`` examples; the gradients are those of the whole batch.
     """
-    train_set = course.train_set
+    train_set, rows = batch.examples, batch.rows
     size = course.job.micro_batch_size or len(rows)
     shares = train_set.token_shares(rows)
     total = torch.zeros((), device=device)

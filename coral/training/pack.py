@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +17,7 @@ from coral.training.batches import Indices
 from coral.training.checkpoint import dump_tensors, moments_in
 from coral.training.course import Course, Leg
 from coral.training.data import (
+    Batch,
     EvaluationSet,
     Padded,
     TokenizedTexts,
@@ -61,6 +62,8 @@ class Member:
     Attributes:
         weights: when they were last taken from the pack.
         leg: the stage that it is in; None at its end.
+        batch: of the next step.
+        coming: the batches after that.
         done: steps of that stage.
         unchecked: steps since losses were looked at.
         failure: why it is out, if it is.
@@ -70,9 +73,11 @@ class Member:
     course: Course
     weights: Weights
     entrance: Entrance
+    restored: bool
     leg: Leg | None = None
     last: Leg | None = None
-    restored: bool
+    batch: Batch | None = None
+    coming: Iterator[Batch] = field(default_factory=lambda: iter(()))
     done: int = 0
     unchecked: int = 0
     failure: DivergedError | None = None
@@ -89,14 +94,15 @@ class Member:
             scaling=encoder.scaling,
             dropout=course.job.plan.adapter.dropout,
         )
-        return cls(
+        member = cls(
             log=log,
             course=course,
             weights=weights,
             entrance=encoder.entrance,
-            leg=course.next_leg(),
             restored=begun.restored,
         )
+        member.enter(course.next_leg())
+        return member
 
     @property
     def job(self) -> TrainingJob:
@@ -118,11 +124,17 @@ class Member:
             return None
         return dump_tensors(self.weights.tensors, self.weights.moments, self.course.position)
 
+    def enter(self, leg: Leg | None) -> None:
+        """Stand before the first step of a stage, or at the end of all."""
+        self.leg, self.done = leg, 0
+        self.coming = iter(leg.batches) if leg else iter(())
+        self.batch = next(self.coming, None)
+
     def advance(self) -> None:
         """Count a step that was taken."""
-        assert self.leg is not None
-        lengths = self.course.train_set.index.length[self.leg.batches[self.done]]
-        self.leg.log.count(lengths, self.course.cost)
+        assert self.leg is not None and self.batch is not None
+        self.leg.log.count(self.batch.lengths, self.course.cost)
+        self.batch = next(self.coming, None)
         self.done += 1
         self.unchecked += 1
 
@@ -144,7 +156,8 @@ class Member:
         if self.leg is None or self.done < len(self.leg.batches) or self.failure is not None:
             return
         self.course.finish(self.leg)
-        self.last, self.leg, self.done = self.leg, self.course.next_leg(), 0
+        self.last = self.leg
+        self.enter(self.course.next_leg())
 
 
 class Pack:
@@ -219,8 +232,8 @@ class Pack:
         members, device = self._members, self._base.device
         inputs, generators, rates, resting = [], [], [], []
         for member in members:
-            assert member.leg is not None
-            train_set, chosen = member.course.train_set, member.leg.batches[member.done]
+            assert member.leg is not None and member.batch is not None
+            train_set, chosen = member.batch.examples, member.batch.rows
             step = member.leg.log.first_step + member.done
             inputs.append((train_set.texts, chosen))
             generators.append(_generator(member, step, device))
@@ -244,14 +257,16 @@ class Pack:
     def _losses_of(self, vectors: Tensor, rows: Rows) -> Tensor:
         """Return each member's mean loss over its batch, ``(members,)``."""
         device = vectors.device
-        tasks = self._members[0].course.train_set.index.tasks
+        first = self._members[0].batch
+        assert first is not None
+        tasks = first.examples.index.tasks
         places: list[list[Indices]] = [[] for _ in tasks]
         labels: list[list[Tensor]] = [[] for _ in tasks]
         weights = np.ones(sum(rows.counts), dtype=np.float32)
         start = 0
         for member, count in zip(self._members, rows.counts, strict=True):
-            assert member.leg is not None
-            train_set, chosen = member.course.train_set, member.leg.batches[member.done]
+            assert member.batch is not None
+            train_set, chosen = member.batch.examples, member.batch.rows
             own = train_set.index.task[chosen]
             for number in np.unique(own):
                 (members,) = (own == number).nonzero()

@@ -228,7 +228,7 @@ class Entrance:
 
     def hidden(self, texts: TokenizedTexts, rows: Indices) -> Tensor | None:
         """Return what enters the layer for some texts; None if that is not known."""
-        if self.prefixes is None or not self.cut:
+        if self.prefixes is None or not self.cut or texts.passing:
             return None
         known = self.prefixes.of(texts, self.cut)
         return None if known is None else known.hidden(rows)

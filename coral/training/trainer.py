@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from coral.capabilities import proxies_of
+from coral.errors import TaskError
 from coral.fidelity import gradient_norm, loss_slope
 from coral.plan import SELECTIVE_METRICS, TrainingPlan
 from coral.ports import (
@@ -36,13 +37,15 @@ from coral.training.causal import require_packing
 from coral.training.checkpoint import Position
 from coral.training.course import StageLog
 from coral.training.data import (
+    BatchSource,
     EvaluationSet,
     LoadedTask,
-    TrainSet,
+    Tokenize,
     build_evaluation_set,
     build_train_set,
     data_digest,
     evaluation_part,
+    tokenize,
 )
 from coral.training.encoder import MultiTaskEncoder
 from coral.training.evaluation import (
@@ -66,6 +69,8 @@ from coral.training.job import JobLog, JobRunner
 from coral.training.pack import Member, Pack, packable
 from coral.training.prefix import Prefixes
 from coral.training.slots import best, slot_rates
+from coral.training.streaming import StreamedSet
+from coral.training.token_cache import TokenCache
 
 CURVE_POINTS = 200
 SURVEY_LENGTH = 512
@@ -87,6 +92,7 @@ class LoraTrainer:
         strategies: Strategies = OWN,
         *,
         abstains: bool = False,
+        tokens: Path | None = None,
     ) -> None:
         """Args:
         prefixes: of the base, to share what lies below adapters; None to compute it each time.
@@ -94,6 +100,7 @@ class LoraTrainer:
         remembered: folder in which processes keep what such trials found.
         strategies: Coral's own, and those of plugins that plans may name.
         abstains: plans may leave examples without an answer, so all are scored for it.
+        tokens: folder in which processes keep tokenized texts; None to keep none.
         """
         self._abstains = abstains
         causal = {name for name, loaded in tasks.items() if loaded.data.causal is not None}
@@ -103,8 +110,16 @@ class LoraTrainer:
         self._tasks = dict(tasks)
         self._checkpoints = checkpoints
         self._prefixes = prefixes
-        self._train_sets: dict[tuple[int, int], TrainSet] = {}
+        self._train_sets: dict[tuple[int, int], BatchSource] = {}
         self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
+        self._tokenized: Tokenize | None = None
+        if tokens is not None:
+            self._tokenized = TokenCache(base.tokenizer, base.digest, tokens)
+        if causal and self._streams:
+            raise TaskError(
+                "a task that streams can't be trained beside one whose answers are written.\n"
+                "Leave streaming out, or train them in runs of their own."
+            )
         self._targets = {name: loaded.target for name, loaded in tasks.items()}
         if any(
             loaded.data.causal and loaded.data.causal.sample_packing for loaded in tasks.values()
@@ -117,14 +132,16 @@ class LoraTrainer:
     @cached_property
     def slot_rates(self) -> dict[int, float]:
         """Examples a second by number of jobs side by side; empty if that number is fixed."""
-        if self._fixed_slots is not None:
+        if self._fixed_slots is not None or self._streams:
             return {}
         examples = sum(len(loaded.data.train) for loaded in self._tasks.values())
         return slot_rates(self._base, self._runner, examples, self._remembered)
 
     @property
     def slots(self) -> int:
-        """Most jobs that train side by side."""
+        """Most jobs that train side by side; those that read a stream do so one by one."""
+        if self._streams:
+            return 1
         return self._fixed_slots or best(self.slot_rates)
 
     def survey(self) -> Survey:
@@ -142,14 +159,14 @@ class LoraTrainer:
                     metrics={**loaded.task.metrics, **self._selective(name)},
                     primary_metric=loaded.task.primary_metric,
                     label_names=loaded.data.label_names,
-                    train_examples=len(loaded.data.train),
+                    train_examples=loaded.data.train_examples,
                     validation_examples=len(loaded.data.validation),
                     test_examples=len(loaded.data.test),
                     problem=loaded.data.problem,
                     center=self._targets[name].center,
                     spread=self._targets[name].spread,
                     texts=2 if loaded.data.train.pairs else 1,
-                    notes=loaded.data.notes,
+                    notes=(*loaded.data.notes, *self._notes),
                 )
                 for name, loaded in self._tasks.items()
             ),
@@ -157,7 +174,7 @@ class LoraTrainer:
             mean_tokens=float(lengths.mean()),
             max_tokens=self._base.max_tokens,
             versions={name: version(name) for name in ("torch", "transformers", "peft")},
-            shares_prefixes=self._prefixes is not None,
+            shares_prefixes=self._prefixes is not None and not self._streams,
             hidden_size=self._base.hidden_size,
             slots=self.slots,
             slot_rates=tuple(self.slot_rates.items()),
@@ -347,7 +364,7 @@ class LoraTrainer:
             checkpoint=self._checkpoints.put(content) if content else job.resume_from,
             checkpoint_bytes=len(content or b""),
             inheritance=log.inheritance,
-            notes=tuple(log.notes),
+            notes=_notes(log),
             attempts=job.attempt,
             peak_memory_bytes=self._peak_memory(),
         )
@@ -358,7 +375,7 @@ class LoraTrainer:
             stage=job.stage,
             cost=_cost(log.stages),
             curve=_curve(log.stages[-1] if log.stages else StageLog()),
-            notes=tuple(log.notes),
+            notes=_notes(log),
             failure=failure_of(error),
             attempts=job.attempt,
             peak_memory_bytes=self._peak_memory(),
@@ -427,10 +444,15 @@ class LoraTrainer:
         more = set(SELECTIVE_METRICS) if all(map(self._selective, self._tasks)) else set()
         return with_means(metrics, [loaded.task for loaded in self._tasks.values()], more)
 
-    def _train_set(self, plan: TrainingPlan, seed: int) -> TrainSet:
+    def _train_set(self, plan: TrainingPlan, seed: int) -> BatchSource:
         key = (plan.encoding.sequence_len, seed)
+        if self._streams:
+            tokenized = partial(tokenize, self._base.tokenizer)
+            return StreamedSet(tasks=self._tasks, tokenized=tokenized, sequence_len=key[0])
         if key not in self._train_sets:
-            self._train_sets[key] = build_train_set(self._tasks, self._base.tokenizer, *key)
+            self._train_sets[key] = build_train_set(
+                self._tasks, self._base.tokenizer, *key, self._tokenized
+            )
         return self._train_sets[key]
 
     def _split(self, split: str, sequence_len: int, percentage: float = 100) -> EvaluationSet:
@@ -441,15 +463,34 @@ class LoraTrainer:
                 for name, loaded in self._tasks.items()
             }
             self._splits[key] = build_evaluation_set(
-                parts, self._base.tokenizer, sequence_len, self._tasks
+                parts, self._base.tokenizer, sequence_len, self._tasks, self._tokenized
             )
         return self._splits[key]
+
+    @property
+    def _streams(self) -> bool:
+        return any(loaded.data.stream is not None for loaded in self._tasks.values())
+
+    @property
+    def _notes(self) -> tuple[str, ...]:
+        """What is different because data stream."""
+        if not self._streams:
+            return ()
+        return (
+            "streamed: genomes train one by one, and what lies below their adapters is shared in"
+            " evaluation alone",
+        )
 
     def _peak_memory(self) -> int:
         if self._base.device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self._base.device))
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _notes(log: JobLog) -> tuple[str, ...]:
+    """Return what a job and its stages noted, once each."""
+    return tuple(dict.fromkeys([*log.notes, *(n for stage in log.stages for n in stage.notes)]))
 
 
 def _cost(logs: Sequence[StageLog], evaluation_seconds: float = 0.0) -> Cost:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from coral.errors import TaskError
 
@@ -108,11 +109,18 @@ def texts_in(task: str, rows: Rows, column: str) -> list[str]:
     Raises:
         TaskError: one of them isn't a text.
     """
-    values = rows[column]
-    for number, value in enumerate(values):
-        if not isinstance(value, str):
-            raise TaskError(
-                f"task {task!r}: column {column!r} must hold texts, but row {number} holds"
-                f" {value!r}.\nRemove the row, or name another column with `text:`."
-            )
-    return list(values)
+    return [text_of(task, column, value, f"row {i}") for i, value in enumerate(rows[column])]
+
+
+def text_of(task: str, column: str, value: Any, place: str) -> str:
+    """Return a value of a column of texts.
+
+    Raises:
+        TaskError: it isn't a text.
+    """
+    if not isinstance(value, str):
+        raise TaskError(
+            f"task {task!r}: column {column!r} must hold texts, but {place} holds {value!r}.\n"
+            "Remove the row, or name another column with `text:`."
+        )
+    return value

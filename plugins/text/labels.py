@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,26 +32,16 @@ def classes_in(
     Raises:
         TaskError: a label is missing, there are no two classes, or one is not in the train split.
     """
-    column = _only(task, columns)
+    column = only(task, columns)
     known = parts["train"].names_of(column)
     values = {
-        part: [_value(task, column, v, i) for i, v in enumerate(rows[column])]
+        part: [value_of(task, column, v, f"row {i}") for i, v in enumerate(rows[column])]
         for part, rows in parts.items()
     }
     seen = set(values["train"])
-    classes: list[Any] = list(range(len(known))) if known else sorted(seen, key=_order)
+    classes: list[Any] = list(range(len(known))) if known else sorted(seen, key=in_order)
     _require_seen(task, values, seen)
-    if len(seen) < 2:
-        raise TaskError(
-            f"task {task!r}: column {column!r} must hold at least two classes, it holds"
-            f" {', '.join(map(repr, seen)) or 'none'}.\nName another column with `label:`."
-        )
-    if len(seen) > max(20, len(values["train"]) // 2):
-        raise TaskError(
-            f"task {task!r}: column {column!r} holds {len(seen)} different values in"
-            f" {len(values['train'])} rows: these are no classes.\nName another with `label:`, or"
-            " use `type: regression` for numbers."
-        )
+    require_classes(task, column, seen, len(values["train"]))
     index = {value: number for number, value in enumerate(classes)}
     labels = {part: np.array([index[v] for v in own], np.int64) for part, own in values.items()}
     return labels, tuple(known or map(str, classes))
@@ -75,9 +65,12 @@ def label_sets_in(
         }
         return labels, tuple(columns)
     [column] = columns
-    separator = _separator(row for rows in parts.values() for row in rows[column])
+    separator = separator_in(row for rows in parts.values() for row in rows[column])
     sets = {
-        part: [_members(task, column, value, i, separator) for i, value in enumerate(rows[column])]
+        part: [
+            members_of(task, column, value, f"row {i}", separator)
+            for i, value in enumerate(rows[column])
+        ]
         for part, rows in parts.items()
     }
     seen = set().union(*sets["train"])
@@ -87,7 +80,7 @@ def label_sets_in(
             f"task {task!r}: column {column!r} must hold labels, it holds none in train.\n"
             "Name another column with `label:`."
         )
-    names = sorted(seen, key=_order)
+    names = sorted(seen, key=in_order)
     labels = {
         part: np.array([[name in row for name in names] for row in own], dtype=np.int64)
         for part, own in sets.items()
@@ -106,7 +99,8 @@ def numbers_in(
     """
     labels = {
         part: np.array(
-            [[_number(task, c, v, i) for i, v in enumerate(rows[c])] for c in columns], np.float64
+            [[number_of(task, c, v, f"row {i}") for i, v in enumerate(rows[c])] for c in columns],
+            np.float64,
         ).T
         for part, rows in parts.items()
     }
@@ -138,7 +132,26 @@ def strata_of(labels: NDArray[Any]) -> NDArray[np.int64]:
     return found
 
 
-def _only(task: str, columns: Sequence[str]) -> str:
+def require_classes(task: str, column: str, seen: Collection[Any], rows: int) -> None:
+    """Check what a column holds.
+
+    Raises:
+        TaskError: these are no classes, or there are not two of them.
+    """
+    if len(seen) < 2:
+        raise TaskError(
+            f"task {task!r}: column {column!r} must hold at least two classes, it holds"
+            f" {', '.join(map(repr, seen)) or 'none'}.\nName another column with `label:`."
+        )
+    if len(seen) > max(20, rows // 2):
+        raise TaskError(
+            f"task {task!r}: column {column!r} holds {len(seen)} different values in"
+            f" {rows} rows: these are no classes.\nName another with `label:`, or"
+            " use `type: regression` for numbers."
+        )
+
+
+def only(task: str, columns: Sequence[str]) -> str:
     if len(columns) > 1:
         raise TaskError(
             f"task {task!r}: label must name one column, got {', '.join(columns)}.\n"
@@ -149,18 +162,18 @@ def _only(task: str, columns: Sequence[str]) -> str:
 
 def _require_seen(task: str, values: Mapping[str, Iterable[Any]], seen: set[Any]) -> None:
     for part, own in values.items():
-        if unseen := sorted(set(own) - seen, key=_order):
+        if unseen := sorted(set(own) - seen, key=in_order):
             raise TaskError(
                 f"task {task!r}: the labels of {part} must be in train too; {unseen[0]!r} isn't.\n"
                 "Add examples of it to the train data, or remove it."
             )
 
 
-def _value(task: str, column: str, value: Any, number: int) -> Any:
+def value_of(task: str, column: str, value: Any, place: str) -> Any:
     """Return a label as it is compared: whole numbers are the same however they are written."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise TaskError(
-            f"task {task!r}: column {column!r} has no label in row {number}.\nFill it in, or"
+            f"task {task!r}: column {column!r} has no label in {place}.\nFill it in, or"
             " remove the row."
         )
     if isinstance(value, float) and value.is_integer():
@@ -169,48 +182,55 @@ def _value(task: str, column: str, value: Any, number: int) -> Any:
 
 
 def _flags(task: str, rows: Rows, column: str) -> NDArray[np.int64]:
-    known = {0: 0, 1: 1, "0": 0, "1": 1, "true": 1, "false": 0}
-    flags = []
-    for number, value in enumerate(rows[column]):
-        key = value.strip().lower() if isinstance(value, str) else value
-        if key not in known:  # True and 1.0 equal 1
-            raise TaskError(
-                f"task {task!r}: column {column!r} must hold 0 or 1, but row {number} holds"
-                f" {value!r}.\nCorrect the row, or name other columns with `label:`."
-            )
-        flags.append(known[key])
+    flags = [flag_of(task, column, value, f"row {i}") for i, value in enumerate(rows[column])]
     return np.array(flags, dtype=np.int64)
 
 
-def _separator(values: Iterable[Any]) -> str:
+def flag_of(task: str, column: str, value: Any, place: str) -> int:
+    """Return whether a label is set, as 0 or 1.
+
+    Raises:
+        TaskError: the value doesn't say.
+    """
+    known = {0: 0, 1: 1, "0": 0, "1": 1, "true": 1, "false": 0}
+    key = value.strip().lower() if isinstance(value, str) else value
+    if not isinstance(key, str | int | float) or key not in known:  # True and 1.0 equal 1
+        raise TaskError(
+            f"task {task!r}: column {column!r} must hold 0 or 1, but {place} holds {value!r}.\n"
+            "Correct the row, or name other columns with `label:`."
+        )
+    return known[key]
+
+
+def separator_in(values: Iterable[Any]) -> str:
     texts = [value for value in values if isinstance(value, str)]
     return next((sign for sign in SEPARATORS if any(sign in t for t in texts)), SEPARATORS[-1])
 
 
-def _members(task: str, column: str, value: Any, number: int, separator: str) -> set[Any]:
+def members_of(task: str, column: str, value: Any, place: str, separator: str) -> set[Any]:
     if value is None:
         return set()
     if isinstance(value, str):
         return {part.strip() for part in value.split(separator)} - {""}
     if isinstance(value, list):
-        return {_value(task, column, member, number) for member in value}
-    return {_value(task, column, value, number)}
+        return {value_of(task, column, member, place) for member in value}
+    return {value_of(task, column, value, place)}
 
 
-def _number(task: str, column: str, value: Any, row: int) -> float:
+def number_of(task: str, column: str, value: Any, place: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
         raise TaskError(
-            f"task {task!r}: column {column!r} must hold numbers, but row {row} holds {value!r}.\n"
+            f"task {task!r}: column {column!r} must hold numbers, but {place} holds {value!r}.\n"
             "Correct the row, or name another column with `label:`."
         )
     return number
 
 
-def _order(value: Any) -> tuple[bool, Any]:
+def in_order(value: Any) -> tuple[bool, Any]:
     """Sort numbers by size and before all else, which goes by its text."""
     is_number = isinstance(value, int | float)
     return not is_number, value if is_number else str(value)

@@ -81,24 +81,24 @@ def read(
     try:
         if (Path(path) / "dataset_dict.json").exists() or (Path(path) / "state.json").exists():
             found = datasets.load_from_disk(path)
-        elif files := _files(task, path):
-            builder, options = _reader(task, files)
+        elif files := files_at(task, path):
+            builder, options = data_reader(task, files)
             found = datasets.load_dataset(builder, data_files=files, cache_dir=cache, **options)
         else:
             found = datasets.load_dataset(path, subset, revision=revision, cache_dir=cache)
     except DatasetGenerationError as error:
         raise TaskError(
-            f"task {task!r}: {path} can't be read: {_first_line(error.__cause__ or error)}\n"
+            f"task {task!r}: {path} can't be read: {first_line(error.__cause__ or error)}\n"
             "Correct the file at that place."
         ) from error
     except (ConnectionError, DatasetNotFoundError, FileNotFoundError) as error:
         raise TaskError(
-            f"task {task!r}: no data at {path!r}: {_first_line(error)}\nName a file, a folder, a"
+            f"task {task!r}: no data at {path!r}: {first_line(error)}\nName a file, a folder, a"
             " glob, a URL, or a hub id that this machine can reach or has in its cache."
         ) from error
     except (OSError, ValueError) as error:
         raise TaskError(
-            f"task {task!r}: {path} can't be read: {_first_line(error)}\nCorrect it, or name other"
+            f"task {task!r}: {path} can't be read: {first_line(error)}\nCorrect it, or name other"
             " data."
         ) from error
     splits = found if isinstance(found, Mapping) else {"train": found}
@@ -121,7 +121,7 @@ def read(
     return parts
 
 
-def _files(task: str, path: str) -> list[str]:
+def files_at(task: str, path: str) -> list[str]:
     """Return the files at a path; none if it is a hub id."""
     if "://" in path:
         return [path]
@@ -150,7 +150,12 @@ def _files(task: str, path: str) -> list[str]:
     return []
 
 
-def _reader(task: str, files: list[str]) -> tuple[str, dict[str, Any]]:
+def data_reader(task: str, files: list[str]) -> tuple[str, dict[str, Any]]:
+    """Return which builder of ``datasets`` reads some files, and its options.
+
+    Raises:
+        TaskError: they are of several kinds, or of none that Coral reads.
+    """
     endings = {Path(file.partition("?")[0]).suffix.lower() for file in files}
     readers = {READERS.get(ending, ("", {}))[0]: ending for ending in endings}
     if len(readers) > 1 or "" in readers:
@@ -161,5 +166,6 @@ def _reader(task: str, files: list[str]) -> tuple[str, dict[str, Any]]:
     return READERS[endings.pop()]
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -95,7 +95,7 @@ def _together(texts: Sequence[str], groups: Sequence[str] | None) -> NDArray[np.
     from scipy.sparse.csgraph import connected_components
 
     count = len(texts)
-    keys = [[" ".join(text.split()).casefold() for text in texts]]
+    keys = [[plain(text) for text in texts]]
     if groups is not None:
         keys.append(list(groups))
     first = np.concatenate([_first_of_each(own) for own in keys])
@@ -104,6 +104,11 @@ def _together(texts: Sequence[str], groups: Sequence[str] | None) -> NDArray[np.
     _, component = connected_components(links, directed=False)
     found: NDArray[np.int64] = component.astype(np.int64)
     return found
+
+
+def plain(text: str) -> str:
+    """Return what texts share that differ in spaces and capitals alone."""
+    return " ".join(text.split()).casefold()
 
 
 def _first_of_each(values: Sequence[str]) -> NDArray[np.int64]:

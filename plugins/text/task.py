@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +23,23 @@ from coral.tasks import (
 from .columns import LABEL_NAMES, NUMBER_NAMES, Named, label_columns, text_columns, texts_in
 from .labels import Labels, classes_in, label_sets_in, numbers_in, strata_of
 from .reading import Rows, read
+from .row_labels import class_of_rows, labels_of_rows, numbers_of_rows
+from .rows import row_sources
 from .splitting import Shares, split
+from .streaming import (
+    SAMPLE,
+    RowLabels,
+    RowReader,
+    Streaming,
+    columns_of,
+    first_of,
+    hold_out,
+    stream_of,
+)
+
+HELD_OUT = 1000
+"""Examples of the validation and test splits of data that stream."""
+SHUFFLE_BUFFER = 5000
 
 Kind = Literal["classification", "pair-classification", "multilabel", "regression"]
 
@@ -36,12 +52,14 @@ class Sort:
         texts: an example.
         usual: names of a column of labels.
         labels: reads them: ``(task, parts, columns) -> (labels by split, their names)``.
+        row_labels: reads them row by row.
     """
 
     problem: Problem
     metrics: Mapping[str, Literal["max", "min"]]
     score: Callable[[NDArray[Any], NDArray[np.float64]], dict[str, float]]
     labels: Callable[[str, Mapping[str, Rows], Sequence[str]], tuple[Labels, tuple[str, ...]]]
+    row_labels: RowLabels
     texts: int = 1
     usual: Sequence[str] = LABEL_NAMES
 
@@ -51,12 +69,14 @@ CLASSES = Sort(
     metrics=CLASSIFICATION_METRICS,
     score=score_classification,
     labels=classes_in,
+    row_labels=class_of_rows,
 )
 PAIRS = Sort(
     problem="single_label",
     metrics=CLASSIFICATION_METRICS,
     score=score_classification,
     labels=classes_in,
+    row_labels=class_of_rows,
     texts=2,
 )
 LABEL_SETS = Sort(
@@ -64,12 +84,14 @@ LABEL_SETS = Sort(
     metrics=MULTILABEL_METRICS,
     score=score_multilabel,
     labels=label_sets_in,
+    row_labels=labels_of_rows,
 )
 NUMBERS = Sort(
     problem="regression",
     metrics=REGRESSION_METRICS,
     score=score_regression,
     labels=numbers_in,
+    row_labels=numbers_of_rows,
     usual=NUMBER_NAMES,
 )
 SORTS: Mapping[Kind, Sort] = {
@@ -96,6 +118,12 @@ class TextTask:
         group: column whose rows stay in one split.
         validation_share, test_share: of the rows, where the data has no such split.
         split_seed: of the splits that are made.
+        streaming: the data are read while training asks for them, and never held whole. What
+            follows is for that alone.
+        train_examples: that make an epoch; required.
+        validation_examples, test_examples: most that these splits hold.
+        shuffle_buffer: examples among which the next one is drawn.
+        labels: all classes or labels, where the first rows may lack some.
     """
 
     kind: Kind
@@ -110,9 +138,30 @@ class TextTask:
     validation_share: float = 0.1
     test_share: float = 0.1
     split_seed: int = 0
+    streaming: bool = False
+    train_examples: int | None = None
+    validation_examples: int | None = None
+    test_examples: int | None = None
+    shuffle_buffer: int | None = None
+    labels: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         Shares(validation=self.validation_share, test=self.test_share).check(self.name)
+        if self.streaming:
+            self._streaming.check(self.name)
+            return
+        for option in (
+            "train_examples",
+            "validation_examples",
+            "test_examples",
+            "shuffle_buffer",
+            "labels",
+        ):
+            if getattr(self, option) is not None:
+                raise TaskError(
+                    f"task {self.name!r}: {option} is for data that stream.\nAdd `streaming:"
+                    f" true`, or remove {option}."
+                )
 
     @property
     def metrics(self) -> Mapping[str, Literal["max", "min"]]:
@@ -128,6 +177,8 @@ class TextTask:
         Raises:
             TaskError: the data can't be read, or is not texts with labels of this kind.
         """
+        if self.streaming:
+            return self._streamed()
         sort = SORTS[self.kind]
         found = read(self.name, self.path, self.subset, self.revision, context.cache_dir)
         columns = list(found["train"])
@@ -159,6 +210,78 @@ class TextTask:
             notes=self._notes(texts, columns),
         )
 
+    @property
+    def _streaming(self) -> Streaming:
+        if self.train_examples is None:
+            raise TaskError(
+                f"task {self.name!r}: data that stream need train_examples: how many make an"
+                " epoch.\nAdd it; budgets and data fractions of stages are shares of it."
+            )
+        return Streaming(
+            train_examples=self.train_examples,
+            validation_examples=_given(self.validation_examples, HELD_OUT),
+            test_examples=_given(self.test_examples, HELD_OUT),
+            buffer=_given(self.shuffle_buffer, SHUFFLE_BUFFER),
+        )
+
+    def _streamed(self) -> TaskData:
+        """Return the splits of data that stream; only their first rows are read."""
+        sort, streaming = SORTS[self.kind], self._streaming
+        sources = row_sources(self.name, self.path, self.subset, self.revision)
+        shares = Shares(
+            validation=0.0 if "validation" in sources else self.validation_share,
+            test=0.0 if "test" in sources else self.test_share,
+        )
+        looked_at = streaming.looked_at(shares)
+        first = first_of(self.name, self.path, sources["train"], looked_at)
+        columns = columns_of(first)
+        texts = text_columns(self.name, columns, self.text, sort.texts)
+        label = label_columns(self.name, columns, self.label, sort.usual, texts)
+        self._check_group(columns)
+        names, encode = sort.row_labels(
+            self.name, label, first, sources["train"].names, self.labels or ()
+        )
+        reader = RowReader(
+            task=self.name,
+            texts=texts,
+            group=self.group,
+            encode=encode,
+            whole=sort.problem != "regression",
+        )
+        held_out = hold_out(reader, first, shares, streaming, self.split_seed)
+        most = {
+            "validation": streaming.validation_examples,
+            "test": streaming.test_examples,
+        }
+        parts = {
+            part: reader.examples(
+                held_out.rows.get(part) or first_of(self.name, self.path, sources[part], count)
+            )
+            for part, count in most.items()
+        }
+        rest = [row for row in first if not held_out.holds(row, reader)]
+        notes = [*self._notes(texts, label)]
+        if len(first) < looked_at and len(rest) < streaming.train_examples:
+            notes.append(
+                f"train_examples is {streaming.train_examples:,}, but the data hold"
+                f" {len(rest):,}: these make an epoch"
+            )
+            streaming = replace(streaming, train_examples=len(rest))
+        sample = rest[: min(SAMPLE, streaming.train_examples)]
+        notes.append(
+            f"streams: {streaming.train_examples:,} examples make an epoch; the first"
+            f" {len(sample):,} stand for them here"
+        )
+        return TaskData(
+            train=reader.examples(sample),
+            validation=parts["validation"],
+            test=parts["test"],
+            label_names=names,
+            problem=sort.problem,
+            notes=tuple(notes),
+            stream=stream_of(sources["train"], reader, held_out, streaming),
+        )
+
     def score(self, labels: NDArray[Any], predictions: NDArray[np.float64]) -> Mapping[str, float]:
         return SORTS[self.kind].score(labels, predictions)
 
@@ -178,9 +301,16 @@ class TextTask:
     def _groups(self, rows: Rows) -> list[str] | None:
         if self.group is None:
             return None
-        if self.group not in rows:
+        self._check_group(rows)
+        return [str(value) for value in rows[self.group]]
+
+    def _check_group(self, columns: Collection[str]) -> None:
+        if self.group is not None and self.group not in columns:
             raise TaskError(
                 f"task {self.name!r}: the group column {self.group!r} isn't in the data.\n"
-                f"Its columns are {', '.join(rows)}."
+                f"Its columns are {', '.join(columns)}."
             )
-        return [str(value) for value in rows[self.group]]
+
+
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value

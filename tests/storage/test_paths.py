@@ -72,6 +72,7 @@ def test_the_cache_is_where_the_environment_says_else_the_config(
     cache = cache_location(configured)
     assert cache.checkpoints == str(tmp_path / root / "checkpoints")
     assert cache.tasks == tmp_path / root / "tasks"
+    assert cache.tokens == tmp_path / root / "tokens"
 
 
 @pytest.mark.parametrize("root", ["s3://bucket", "gs://bucket/coral/", "az://container/coral"])
@@ -85,6 +86,7 @@ def test_a_remote_cache_keeps_what_tasks_collect_on_this_machine(
     for cache in (in_config, cache_location("scratch")):
         assert cache.checkpoints == root.rstrip("/") + "/checkpoints"
         assert cache.tasks == tmp_path / "cache" / "tasks"
+        assert cache.tokens == tmp_path / "cache" / "tokens"
 
 
 def test_a_cache_may_lie_in_the_home_folder(

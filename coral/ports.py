@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,35 @@ class Task(Protocol):
         Args:
             labels: ``(n,)`` true class indices.
             probabilities: ``(n, classes)``, rows summing to 1.
+        """
+        ...
+
+
+PLAIN = "plain"
+"""Name of the examples as they are, among a task's views."""
+
+
+@runtime_checkable
+class ViewedTask(Protocol):
+    """What a task has besides if some of its metrics need predictions on altered examples."""
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that its metrics need; none if they need none."""
+        ...
+
+    def view(self, examples: Examples, name: str) -> Examples:
+        """Return examples as a view shows them, each by itself, in their order."""
+        ...
+
+    def score_views(
+        self, labels: NDArray[np.int64], predictions: Mapping[str, NDArray[np.float64]]
+    ) -> Mapping[str, float]:
+        """Return those of the task's ``metrics`` that ``score`` does not.
+
+        Args:
+            labels: as ``score`` has them.
+            predictions: by view, ``PLAIN`` included, each as ``score`` has them.
         """
         ...
 

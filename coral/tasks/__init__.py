@@ -1,14 +1,24 @@
 """What task plugins are made with, and how they are found."""
 
 from coral.tasks.classification import CLASSIFICATION_METRICS, macro_auroc, score_classification
+from coral.tasks.perturbations import perturb, perturbed
 from coral.tasks.registry import Plugin, Registry, TaskFactory, discover
+from coral.tasks.safety import expected_calibration_error, fpr_at_90_recall
+from coral.tasks.scoring import PERTURBED, TEXT_ONLY, ClassificationScoring
 
 __all__ = [
     "CLASSIFICATION_METRICS",
+    "PERTURBED",
+    "TEXT_ONLY",
+    "ClassificationScoring",
     "Plugin",
     "Registry",
     "TaskFactory",
     "discover",
+    "expected_calibration_error",
+    "fpr_at_90_recall",
     "macro_auroc",
+    "perturb",
+    "perturbed",
     "score_classification",
 ]

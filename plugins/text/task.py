@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from dataclasses import KW_ONLY, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coral.errors import TaskError
 from coral.ports import DataContext, Examples, TaskData
-from coral.tasks import CLASSIFICATION_METRICS, score_classification
+from coral.records import Direction
+from coral.tasks import CLASSIFICATION_METRICS, PERTURBED, ClassificationScoring, perturbed
 
 from .columns import labels_in, text_and_label, texts_in
 from .reading import Rows, read
@@ -31,6 +31,8 @@ class TextClassification:
         group: column whose rows stay in one split.
         validation_share, test_share: of the rows, where the data has no such split.
         split_seed: of the splits that are made.
+        metrics: names of those that it is scored by, the primary one first; then each metric's
+            better direction.
     """
 
     path: str
@@ -44,17 +46,22 @@ class TextClassification:
     validation_share: float = 0.1
     test_share: float = 0.1
     split_seed: int = 0
+    metrics: Sequence[str] | Mapping[str, Direction] = tuple(CLASSIFICATION_METRICS)
+    _scoring: ClassificationScoring = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         Shares(validation=self.validation_share, test=self.test_share).check(self.name)
-
-    @property
-    def metrics(self) -> Mapping[str, Literal["max", "min"]]:
-        return CLASSIFICATION_METRICS
+        scoring = ClassificationScoring.of(self.name, self.metrics, views=(PERTURBED,))
+        object.__setattr__(self, "_scoring", scoring)
+        object.__setattr__(self, "metrics", scoring.metrics)
 
     @property
     def primary_metric(self) -> str:
-        return "auroc"
+        return self._scoring.primary_metric
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        return self._scoring.views
 
     def load(self, context: DataContext) -> TaskData:
         """Return the data's own splits, and those that are missing made of the train split.
@@ -99,7 +106,16 @@ class TextClassification:
     def score(
         self, labels: NDArray[np.int64], probabilities: NDArray[np.float64]
     ) -> Mapping[str, float]:
-        return score_classification(labels, probabilities)
+        return self._scoring.score(labels, probabilities)
+
+    def view(self, examples: Examples, name: str) -> Examples:
+        """Return examples with slips in their texts, the one view there is."""
+        return perturbed(examples)
+
+    def score_views(
+        self, labels: NDArray[np.int64], predictions: Mapping[str, NDArray[np.float64]]
+    ) -> Mapping[str, float]:
+        return self._scoring.score_views(labels, predictions)
 
     def _groups(self, rows: Rows) -> list[str] | None:
         if self.group is None:

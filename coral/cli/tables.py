@@ -97,7 +97,17 @@ def _beliefs(simulation: Facts) -> str:
     return "; ".join(parts)
 
 
-SHOWN_METRICS = ("auroc", "accuracy", "macro_f1", "log_loss")
+SHOWN_METRICS = (
+    "auroc",
+    "accuracy",
+    "macro_f1",
+    "log_loss",
+    "ece",
+    "fpr_at_90_recall",
+    "robust_auroc",
+    "text_only_auroc",
+    "cross_modal_gain",
+)
 
 
 def _scores(facts: Facts) -> Table:

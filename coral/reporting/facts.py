@@ -14,7 +14,7 @@ from coral.evolution import EvolutionState
 from coral.fidelity import audit_rules, makespan, stage_trust
 from coral.plan import as_canonical_json
 from coral.ports import Survey
-from coral.records import Contestant, RunConfirmed, TestScore, Trial
+from coral.records import Contestant, Outcome, RunConfirmed, TestScore, Trial
 from coral.reporting.lineage import inherited_facts
 from coral.reporting.warm_start import warm_start_facts
 from coral.settings import RunSpec
@@ -190,13 +190,19 @@ def trial_facts(trial: Trial, spec: RunSpec, score: TestScore | None) -> Facts:
         "audited": trial.verdict.audited,
         "stage": spec.training_stages[last.stage].name,
         "metrics": {
-            "validation": dict(last.metrics),
+            "validation": {**last.metrics, **_objectives(last, spec)},
             "test": dict(score.metrics) if score else None,
         },
         "intervals": {name: asdict(i) for name, i in score.intervals.items()} if score else None,
         "trainable_parameters": last.trainable_parameters,
         "cumulative_steps": last.cumulative_steps,
     }
+
+
+def _objectives(outcome: Outcome, spec: RunSpec) -> dict[str, float]:
+    readings = outcome.readings
+    names = (objective.metric for objective in spec.objectives)
+    return {name: readings[name] for name in names if name in readings}
 
 
 def _plain(genome: Mapping[str, Any]) -> Facts:

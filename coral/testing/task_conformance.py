@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coral.ports import DataContext, Task, TaskData
+from coral.ports import PLAIN, DataContext, Examples, Task, TaskData, ViewedTask
 from coral.rng import stream
 
 
@@ -85,9 +85,20 @@ class TaskConformance:
         self, task: Task, data: TaskData
     ) -> None:
         for probabilities in _predictions(data).values():
-            scores = task.score(data.validation.labels, probabilities)
+            scores = _scores(task, data.validation, probabilities)
             assert set(scores) == set(task.metrics)
             assert all(np.isfinite(value) for value in scores.values())
+
+    def test_views_show_each_example_by_itself_and_the_same_each_time(
+        self, task: Task, data: TaskData
+    ) -> None:
+        if not isinstance(task, ViewedTask):
+            return
+        part = Examples(texts=data.train.texts[:3], labels=data.train.labels[:3])
+        for name in task.views:
+            seen = task.view(data.train, name)
+            assert seen.labels.tolist() == data.train.labels.tolist()
+            assert seen.texts[:3] == task.view(part, name).texts
 
     def test_scoring_is_repeatable_and_leaves_its_input_alone(
         self, task: Task, data: TaskData
@@ -105,10 +116,19 @@ class TaskConformance:
         predictions = _predictions(data)
         perfect = task.score(data.validation.labels, predictions["perfect"])
         random = task.score(data.validation.labels, predictions["random"])
-        for metric, direction in task.metrics.items():
+        for metric, direction in ((name, task.metrics[name]) for name in perfect):
             better = perfect[metric] > random[metric]
             worse = perfect[metric] < random[metric]
             assert better if direction == "max" else worse, metric
+
+
+def _scores(task: Task, examples: Examples, probabilities: NDArray[np.float64]) -> dict[str, float]:
+    """Return all of a task's metrics, with the same predictions on every view of it."""
+    scores = dict(task.score(examples.labels, probabilities))
+    if not isinstance(task, ViewedTask):
+        return scores
+    predictions = {PLAIN: probabilities, **dict.fromkeys(task.views, probabilities)}
+    return scores | task.score_views(examples.labels, predictions)
 
 
 def _predictions(data: TaskData) -> Mapping[str, NDArray[np.float64]]:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from coral.ports import Examples, Task, TaskData
+from coral.errors import TaskError
+from coral.ports import Examples, Task, TaskData, ViewedTask
 from coral.training.batches import Indices, TrainIndex, build_index
 
 
@@ -189,6 +190,21 @@ def evaluation_part(split: Examples, percentage: float) -> Examples:
     )
     chosen = sorted(order[:count])
     return Examples(texts=tuple(split.texts[i] for i in chosen), labels=split.labels[chosen])
+
+
+def as_viewed(task: ViewedTask, split: Examples, view: str) -> Examples:
+    """Return a split as one of its task's views shows it.
+
+    Raises:
+        TaskError: the plugin changed more than what the examples look like.
+    """
+    seen = task.view(split, view)
+    if len(seen) != len(split) or not np.array_equal(seen.labels, split.labels):
+        raise TaskError(
+            f"the view {view!r} must show the examples in their order with their labels, got"
+            f" {len(seen)} of {len(split)} examples"
+        )
+    return seen
 
 
 def data_digest(tasks: Mapping[str, LoadedTask]) -> str:

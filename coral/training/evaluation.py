@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from coral.errors import TaskError
-from coral.ports import Task
+from coral.ports import PLAIN, Task, ViewedTask
 from coral.records import Interval
 from coral.rng import stream
 from coral.training.data import EvaluationSet, batched_by_length, tokens_at_once
@@ -62,18 +62,32 @@ def require_finite_probabilities(probabilities: Mapping[str, Probabilities]) -> 
         raise DivergedError("predicted probabilities must be finite; they were not")
 
 
+def views_of(task: Task) -> tuple[str, ...]:
+    """Return the views of its examples that a task's metrics need besides the plain one."""
+    return task.views if isinstance(task, ViewedTask) else ()
+
+
 def score_task(
-    task: Task, labels: NDArray[np.int64], probabilities: Probabilities
+    task: Task,
+    labels: NDArray[np.int64],
+    probabilities: Probabilities,
+    viewed: Mapping[str, Probabilities] | None = None,
 ) -> dict[str, float]:
     """Return a task's metrics under ``task.metric``.
+
+    Args:
+        viewed: predictions on the views that its metrics need, if they need any.
 
     Raises:
         TaskError: the plugin returned other metrics than it declares.
     """
-    scores = task.score(labels, probabilities)
+    scores, told = dict(task.score(labels, probabilities)), "score()"
+    if viewed and isinstance(task, ViewedTask):
+        scores |= task.score_views(labels, {PLAIN: probabilities, **viewed})
+        told = "score() and score_views()"
     if set(scores) != set(task.metrics):
         raise TaskError(
-            f"task {task.name} declares the metrics {sorted(task.metrics)}, but score() returned"
+            f"task {task.name} declares the metrics {sorted(task.metrics)}, but {told} returned"
             f" {sorted(scores)}"
         )
     return {f"{task.name}.{metric}": float(value) for metric, value in scores.items()}

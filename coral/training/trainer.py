@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,18 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from coral.errors import TaskError
 from coral.fidelity import gradient_norm, loss_slope
 from coral.plan import TrainingPlan
 from coral.ports import (
+    PLAIN,
     CheckpointStore,
     Progress,
     Survey,
     TaskSurvey,
     TrainingJob,
+    ViewedTask,
 )
 from coral.records import Cost, Curve, Outcome, TestScore
 from coral.training import export
@@ -35,6 +34,7 @@ from coral.training.data import (
     EvaluationSet,
     LoadedTask,
     TrainSet,
+    as_viewed,
     build_evaluation_set,
     build_train_set,
     data_digest,
@@ -47,10 +47,12 @@ from coral.training.evaluation import (
     predict,
     require_finite_probabilities,
     score_task,
+    views_of,
     with_means,
 )
 from coral.training.failures import failure_of
 from coral.training.job import JobLog, JobRunner
+from coral.training.memory import peak_bytes, reset_peak
 from coral.training.pack import Member, Pack, packable
 from coral.training.prefix import Prefixes
 from coral.training.slots import best, slot_rates
@@ -58,6 +60,9 @@ from coral.training.slots import best, slot_rates
 CURVE_POINTS = 200
 SURVEY_LENGTH = 512
 """Texts are measured for the survey up to this many tokens."""
+
+Predictions = Mapping[str, Mapping[str, Probabilities]]
+"""By view, the plain one among them, and task."""
 
 
 class LoraTrainer:
@@ -85,7 +90,7 @@ class LoraTrainer:
         self._checkpoints = checkpoints
         self._prefixes = prefixes
         self._train_sets: dict[tuple[int, int], TrainSet] = {}
-        self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
+        self._splits: dict[tuple[str, int, float, str], EvaluationSet] = {}
         classes = {name: len(loaded.data.label_names) for name, loaded in tasks.items()}
         self._runner = JobRunner(base, classes, checkpoints, self._train_set, report, prefixes)
 
@@ -157,6 +162,8 @@ class LoraTrainer:
         waiting = deque((job, JobLog()) for job in jobs)
         members: list[Member] = []
         while waiting or members:
+            if not members:
+                reset_peak(self._base.device)
             if slots == 1:
                 for job, log in waiting:
                     yield self._train_alone(job, log)
@@ -196,21 +203,24 @@ class LoraTrainer:
             by_texts.setdefault(texts, []).append(member)
         for texts, together in by_texts.items():
             started = time.perf_counter()
-            examples = self._split("validation", *texts)
-            predictions = Pack(self._base, together).predict(examples)
+            views = self._views("validation", *texts)
+            pack = Pack(self._base, together)
+            by_view = {view: pack.predict(examples) for view, examples in views.items()}
             seconds = (time.perf_counter() - started) / len(together)
-            for member, predicted in zip(together, predictions, strict=True):
-                yield self._member_outcome(member, examples, predicted, seconds)
+            for i, member in enumerate(together):
+                predicted = {view: predictions[i] for view, predictions in by_view.items()}
+                yield self._member_outcome(member, views[PLAIN], predicted, seconds)
 
     def _member_outcome(
         self,
         member: Member,
         examples: EvaluationSet,
-        predicted: Mapping[str, Probabilities],
+        predicted: Predictions,
         seconds: float,
     ) -> Outcome:
         try:
-            require_finite_probabilities(predicted)
+            for by_task in predicted.values():
+                require_finite_probabilities(by_task)
             return self._outcome(
                 member.job,
                 member.log,
@@ -231,9 +241,11 @@ class LoraTrainer:
         predictions = []
         for job in finalists:
             with self._runner.trained(job, JobLog()) as trained:
-                examples = self._split("test", job.plan.encoding.sequence_len)
-                predictions.append(predict(trained.encoder, examples))
-        draws = bootstrap(tasks, labels, predictions, seed)
+                views = self._views("test", job.plan.encoding.sequence_len)
+                predictions.append(
+                    {view: predict(trained.encoder, seen) for view, seen in views.items()}
+                )
+        draws = bootstrap(tasks, labels, [by_view[PLAIN] for by_view in predictions], seed)
         metrics = [self._metrics(prediction, labels) for prediction in predictions]
         return tuple(
             TestScore(
@@ -255,12 +267,14 @@ class LoraTrainer:
 
     def _train_alone(self, job: TrainingJob, log: JobLog) -> Outcome:
         """Train one job and evaluate it."""
+        reset_peak(self._base.device)
         try:
             with self._runner.trained(job, log) as trained:
                 started = time.perf_counter()
                 share = job.stages[job.stage].evaluation_percentage
-                examples = self._split("validation", job.plan.encoding.sequence_len, share)
-                metrics = self._metrics(predict(trained.encoder, examples), examples.labels)
+                views = self._views("validation", job.plan.encoding.sequence_len, share)
+                predicted = {view: predict(trained.encoder, seen) for view, seen in views.items()}
+                metrics = self._metrics(predicted, views[PLAIN].labels)
                 return self._outcome(
                     job,
                     log,
@@ -306,7 +320,7 @@ class LoraTrainer:
             inheritance=log.inheritance,
             notes=tuple(log.notes),
             attempts=job.attempt,
-            peak_memory_bytes=self._peak_memory(),
+            peak_memory_bytes=peak_bytes(self._base.device),
         )
 
     def _failed(self, job: TrainingJob, log: JobLog, error: Exception) -> Outcome:
@@ -318,17 +332,19 @@ class LoraTrainer:
             notes=tuple(log.notes),
             failure=failure_of(error),
             attempts=job.attempt,
-            peak_memory_bytes=self._peak_memory(),
+            peak_memory_bytes=peak_bytes(self._base.device),
         )
 
     def _metrics(
-        self, predictions: Mapping[str, Probabilities], labels: Mapping[str, NDArray[np.int64]]
+        self, predictions: Predictions, labels: Mapping[str, NDArray[np.int64]]
     ) -> dict[str, float]:
         """Score predictions; what a plugin raises becomes a ``TaskError`` with its traceback."""
         metrics: dict[str, float] = {}
         for name, loaded in self._tasks.items():
             try:
-                metrics |= score_task(loaded.task, labels[name], predictions[name])
+                viewed = {view: predictions[view][name] for view in views_of(loaded.task)}
+                plain = predictions[PLAIN][name]
+                metrics |= score_task(loaded.task, labels[name], plain, viewed)
             except TaskError:
                 raise
             except Exception as error:
@@ -341,21 +357,34 @@ class LoraTrainer:
             self._train_sets[key] = build_train_set(self._tasks, self._base.tokenizer, *key)
         return self._train_sets[key]
 
-    def _split(self, split: str, sequence_len: int, percentage: float = 100) -> EvaluationSet:
-        key = (split, sequence_len, percentage)
+    def _views(
+        self, split: str, sequence_len: int, percentage: float = 100
+    ) -> dict[str, EvaluationSet]:
+        """Return a split by the views that the tasks' metrics need, the plain one among them."""
+        needed = (view for loaded in self._tasks.values() for view in views_of(loaded.task))
+        return {
+            view: self._split(split, sequence_len, percentage, view)
+            for view in dict.fromkeys((PLAIN, *needed))
+        }
+
+    def _split(
+        self, split: str, sequence_len: int, percentage: float = 100, view: str = PLAIN
+    ) -> EvaluationSet:
+        """Return a share of a split of all tasks, or of those that have a view as it shows them."""
+        key = (split, sequence_len, percentage, view)
         if key not in self._splits:
             parts = {
                 name: evaluation_part(getattr(loaded.data, split), percentage)
                 for name, loaded in self._tasks.items()
             }
+            if view != PLAIN:
+                parts = {
+                    name: as_viewed(task, part, view)
+                    for name, part in parts.items()
+                    if isinstance(task := self._tasks[name].task, ViewedTask) and view in task.views
+                }
             self._splits[key] = build_evaluation_set(parts, self._base.tokenizer, sequence_len)
         return self._splits[key]
-
-    def _peak_memory(self) -> int:
-        if self._base.device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self._base.device))
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _cost(logs: Sequence[StageLog], evaluation_seconds: float = 0.0) -> Cost:

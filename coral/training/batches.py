@@ -33,6 +33,8 @@ class TrainIndex:
         length: ``(n,)`` tokens.
         difficulty: ``(n,)`` rank of the length within the task, in (0, 1].
         priority: ``(n,)`` in (0, 1); a data fraction takes the lowest ones of each task.
+        stratum: ``(n,)`` number of the group whose share passes and batches keep as well as
+            fractions; None where they are drawn regardless.
     """
 
     tasks: tuple[str, ...]
@@ -40,13 +42,17 @@ class TrainIndex:
     length: Indices
     difficulty: NDArray[np.float64]
     priority: NDArray[np.float64]
+    stratum: Indices | None = None
 
     def __len__(self) -> int:
         return len(self.task)
 
 
 def build_index(
-    labels: Mapping[str, Indices], lengths: Mapping[str, Indices], seed: int
+    labels: Mapping[str, Indices],
+    lengths: Mapping[str, Indices],
+    seed: int,
+    strata: Indices | None = None,
 ) -> TrainIndex:
     """Return the index over tasks in the order of ``labels``.
 
@@ -54,14 +60,18 @@ def build_index(
         labels: task name to ``(n,)`` class indices.
         lengths: task name to ``(n,)`` tokens.
         seed: of the run; fixes the permutation behind the data fractions.
+        strata: of the examples, where there is one task and it has some; fractions then keep their
+            shares instead of the classes'.
     """
     tasks = tuple(labels)
+    groups = labels if strata is None else dict.fromkeys(tasks, strata)
     return TrainIndex(
         tasks=tasks,
         task=np.concatenate([np.full(len(labels[name]), i) for i, name in enumerate(tasks)]),
         length=np.concatenate([lengths[name] for name in tasks]),
         difficulty=np.concatenate([_difficulty(lengths[name]) for name in tasks]),
-        priority=np.concatenate([_priority(labels[name], seed, name) for name in tasks]),
+        priority=np.concatenate([_priority(groups[name], seed, name) for name in tasks]),
+        stratum=strata,
     )
 
 
@@ -74,13 +84,17 @@ def _difficulty(lengths: Indices) -> NDArray[np.float64]:
 
 def _priority(labels: Indices, seed: int, task: str) -> NDArray[np.float64]:
     """Return priorities whose lowest share holds about that share of every class."""
-    rng = stream(seed, "fraction", task)
-    priority = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
+    return _interleaved(labels, stream(seed, "fraction", task))
+
+
+def _interleaved(groups: Indices, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return random places in (0, 1) that spread the members of each group evenly."""
+    places = np.empty(len(groups))
+    for group in np.unique(groups):
+        members = np.flatnonzero(groups == group)
         positions = rng.permutation(len(members)) + rng.random(len(members))
-        priority[members] = positions / len(members)
-    return priority
+        places[members] = positions / len(members)
+    return places
 
 
 def fraction(index: TrainIndex, task: int, data_percentage: float) -> Indices:
@@ -102,7 +116,8 @@ def stage_batches(
 
     Examples are drawn window by window: tasks by their shares, each task in seeded passes over the
     stage's data fraction, the curriculum's limit taken at the window's start. A window is then
-    sorted by length and cut into batches in random order, so that little is padded.
+    sorted by length and cut into batches in random order, so that little is padded. Strata keep
+    their shares in passes, and each batch has about the same quantile of the lengths in every one.
 
     Args:
         seen: examples of each task that inherited weights have drawn in this stage before; their
@@ -127,10 +142,24 @@ def stage_batches(
         rows = np.concatenate(
             [queue.take(int(n), limit) for queue, n in zip(queues, counts, strict=True)]
         )
-        by_length = rows[np.argsort(index.length[rows], kind="stable")]
+        by_length = rows[np.argsort(_length_order(index, rows), kind="stable")]
         window = by_length.reshape(-1, batch_size)
         batches.extend(window[stream(seed, "buckets", stage, first).permutation(len(window))])
     return batches
+
+
+def _length_order(index: TrainIndex, rows: Indices) -> NDArray[np.float64] | Indices:
+    """Return by what rows are sorted into batches: lengths, or their quantiles in each stratum."""
+    lengths = index.length[rows]
+    if index.stratum is None:
+        return lengths
+    strata = index.stratum[rows]
+    quantiles = np.empty(len(rows))
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        by_length = members[np.argsort(lengths[members], kind="stable")]
+        quantiles[by_length] = (np.arange(len(members)) + 0.5) / len(members)
+    return quantiles
 
 
 def examples_by_task(index: TrainIndex, batches: Sequence[Indices]) -> tuple[int, ...]:
@@ -157,6 +186,7 @@ class _Queue:
         self, index: TrainIndex, rows: Indices, names: tuple[int, int, str], past: int
     ) -> None:
         self._difficulty = index.difficulty
+        self._strata = None if index.stratum is None else index.stratum[rows]
         self._rows = rows
         self._easiest = float(index.difficulty[rows].min())
         self._names = names
@@ -180,4 +210,6 @@ class _Queue:
         seed, stage, task = self._names
         rng = stream(seed, "order", stage, task, self._passes)
         self._passes += 1
-        return rng.permutation(self._rows)
+        if self._strata is None:
+            return rng.permutation(self._rows)
+        return self._rows[np.argsort(_interleaved(self._strata, rng))]

@@ -274,3 +274,32 @@ def test_a_line_of_heirs_sees_every_example_equally_often() -> None:
         line += np.concatenate(drawn).tolist()
         times = np.bincount(line, minlength=40)
         assert (times.sum(), times.max() - times.min() <= 1) == (done, True)
+
+
+def stratified_index(size: int = 400) -> TrainIndex:
+    """One task; a quarter of its examples, the long ones, are of a stratum of their own."""
+    strata = (np.arange(size) % 4 == 0).astype(np.int64)
+    lengths = stream(0, "stratified").integers(3, 20, size) + 100 * strata
+    labels = {"task": np.arange(size) % 2}
+    return build_index(labels, {"task": lengths}, seed=0, strata=strata)
+
+
+@pytest.mark.parametrize("percentage", [5, 20, 50])
+def test_fractions_keep_the_shares_of_strata(percentage: float) -> None:
+    index = stratified_index()
+    assert index.stratum is not None
+    drawn = index.stratum[fraction(index, 0, percentage)]
+    assert drawn.mean() == pytest.approx(0.25, abs=1 / len(drawn))
+
+
+def test_every_batch_keeps_the_shares_of_strata_though_one_is_longer() -> None:
+    index = stratified_index()
+    assert index.stratum is not None
+    once = (Stage(name="only", epoch_budget=1, data_percentage=100, survival_rate=1),)
+    batches = stage_batches(plan_of(8), index, once, 0, seed=0)
+    counts = [int(index.stratum[batch].sum()) for batch in batches]
+    assert set(counts) <= {1, 2, 3}
+    assert counts.count(2) > len(counts) / 2
+    assert len(np.unique(np.concatenate(batches))) == 400
+    short = [index.length[batch][index.stratum[batch] == 0] for batch in batches]
+    assert np.mean([np.ptp(lengths) for lengths in short]) < 6

@@ -14,6 +14,7 @@ from coral.errors import ConfigError, Fault
 from coral.execution import VirtualExecutor
 from coral.ports import (
     CheckpointStore,
+    CollatingTask,
     DataContext,
     Executor,
     Observer,
@@ -106,7 +107,7 @@ def build_trainer(
     """
     import torch
 
-    from coral.training.base import load_base
+    from coral.training.base import load_base, load_processor
     from coral.training.data import LoadedTask
     from coral.training.prefix import Prefixes
     from coral.training.trainer import LoraTrainer
@@ -121,12 +122,24 @@ def build_trainer(
     base = load_base(
         payload["base_model"], device=device, trust_remote_code=payload["trust_remote_code"]
     )
+    processor = None
+    if any(isinstance(loaded.task, CollatingTask) for loaded in tasks.values()):
+        processor = load_processor(
+            payload["base_model"], trust_remote_code=payload["trust_remote_code"]
+        )
     prefixes = None
     if payload["share_prefixes"]:
         prefixes = Prefixes(base, cache.prefixes, payload["prefix_bytes"])
     checkpoints = FsspecCheckpointStore(payload["checkpoints"])
     return LoraTrainer(
-        base, tasks, checkpoints, report, prefixes, slots=payload["slots"], remembered=cache.slots
+        base,
+        tasks,
+        checkpoints,
+        report,
+        prefixes,
+        slots=payload["slots"],
+        remembered=cache.slots,
+        processor=processor,
     )
 
 

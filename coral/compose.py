@@ -342,6 +342,8 @@ def _require_same(run: OpenRun, found: Survey) -> None:
 def _go_on(run: OpenRun, used: Backend, observer: Observer) -> Facts:
     if used.cheap:
         run.store.sync_rarely()
+    for note in used.survey.notes:
+        observer.on_notice(note, note)
     run.store.begin_sitting()
     run.store.set_meta("workers", str(used.workers))
     ports = Ports(

@@ -33,12 +33,17 @@ class Examples:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskData:
-    """A task's three splits and the names of its classes."""
+    """A task's three splits and the names of its classes.
+
+    Attributes:
+        notes: what was done to the data that its owner should know, in words.
+    """
 
     train: Examples
     validation: Examples
     test: Examples
     label_names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +112,55 @@ class ViewedTask(Protocol):
         Args:
             labels: as ``score`` has them.
             predictions: by view, ``PLAIN`` included, each as ``score`` has them.
+        """
+        ...
+
+
+@runtime_checkable
+class StratifiedTask(Protocol):
+    """What a task has besides if groups of examples other than classes are to keep their shares."""
+
+    def strata(self, examples: Examples) -> NDArray[np.int64]:
+        """Return ``(n,)`` numbers of the groups; data fractions and batches keep their shares.
+
+        A run of several tasks draws by classes alone.
+        """
+        ...
+
+
+@runtime_checkable
+class ProxiedTask(Protocol):
+    """What a task has besides if some of its metrics stand for dearer ones at early stages."""
+
+    @property
+    def proxies(self) -> Mapping[str, str]:
+        """Metric to the metric that it stands for; how well is measured in every run."""
+        ...
+
+
+@runtime_checkable
+class CollatingTask(Protocol):
+    """What a task has besides if it makes the model's inputs itself, as of texts with images.
+
+    It is the only task of its run, on a base model that comes with a processor.
+    """
+
+    def lengths(self, examples: Examples, processor: Any, sequence_len: int) -> NDArray[np.int64]:
+        """Return ``(n,)`` tokens of each example as ``collate`` makes them, padding aside."""
+        ...
+
+    def collate(
+        self, examples: Examples, rows: Sequence[int], processor: Any, sequence_len: int
+    ) -> Mapping[str, Any]:
+        """Return what the model is called with for some examples.
+
+        Args:
+            processor: what ``transformers.AutoProcessor`` finds for the base model.
+            sequence_len: tokens that a text is cut to; those of images come on top.
+
+        Returns:
+            Tensors by the model's names for them, ``input_ids`` and ``attention_mask`` among
+            them, padded on the right.
         """
         ...
 
@@ -182,7 +236,11 @@ class LinearModule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSurvey:
-    """What a loaded task holds."""
+    """What a loaded task holds.
+
+    Attributes:
+        proxies: metrics that stand for others at early stages, and for which; see ``ProxiedTask``.
+    """
 
     name: str
     metrics: Mapping[str, Direction]
@@ -191,6 +249,7 @@ class TaskSurvey:
     train_examples: int
     validation_examples: int
     test_examples: int
+    proxies: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +267,7 @@ class Survey:
         hidden_size: features that layers hand on.
         slots: most jobs that a worker trains side by side.
         slot_rates: what that was chosen by: jobs side by side, and examples a second.
+        notes: what the user should know of the data, and of how it is trained on.
     """
 
     model_digest: str
@@ -223,6 +283,7 @@ class Survey:
     hidden_size: int = 0
     slots: int = 1
     slot_rates: tuple[tuple[int, float], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def train_examples(self) -> int:

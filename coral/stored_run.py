@@ -66,7 +66,8 @@ def _survey_from(data: dict[str, Any]) -> Survey:
         for task in data.pop("tasks")
     )
     rates = tuple((count, rate) for count, rate in data.pop("slot_rates", ()))
-    return Survey(linear_modules=modules, tasks=tasks, slot_rates=rates, **data)
+    notes = tuple(data.pop("notes", ()))
+    return Survey(linear_modules=modules, tasks=tasks, slot_rates=rates, notes=notes, **data)
 
 
 def read_run(folder: Path) -> Facts:

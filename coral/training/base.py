@@ -17,7 +17,14 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 from tqdm import tqdm
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModel,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 from transformers.pytorch_utils import Conv1D
 
 from coral.errors import ModelError
@@ -119,11 +126,34 @@ def load_tokenizer(base_model: str, *, trust_remote_code: bool) -> PreTrainedTok
     return tokenizer
 
 
+def load_processor(base_model: str, *, trust_remote_code: bool) -> ProcessorMixin:
+    """Load what makes a base's inputs of texts, images and the like.
+
+    Raises:
+        ModelError: it can't be found or loaded, or the base reads texts alone.
+    """
+    _hush()
+    name = str(locate(base_model) or base_model)
+    with _loading(base_model):
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    if not isinstance(processor, ProcessorMixin):
+        raise ModelError(
+            f"base model {base_model!r} reads texts alone, got {type(processor).__name__} for its"
+            " processor.\nName one that reads images too, such as google/gemma-3n-E2B-it."
+        )
+    return processor
+
+
 @contextmanager
 def _loading(base_model: str) -> Iterator[None]:
     """Say what to do when a base can't be loaded."""
     try:
         yield
+    except ImportError as error:
+        raise ModelError(
+            f"base model {base_model!r} needs a library that isn't here: {_first_line(error)}\n"
+            "For models that read images: pip install 'coral-lora[multimodal]'."
+        ) from error
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelError(
             f"base model {base_model!r} can't be loaded: {_first_line(error)}\n"

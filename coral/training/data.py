@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,8 +14,21 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from coral.errors import TaskError
-from coral.ports import Examples, Task, TaskData, ViewedTask
+from coral.ports import Examples, StratifiedTask, Task, TaskData, ViewedTask
 from coral.training.batches import Indices, TrainIndex, build_index
+
+
+class ModelInputs(Protocol):
+    """Examples that a model can be called with."""
+
+    @property
+    def lengths(self) -> Indices:
+        """``(n,)`` tokens of each example."""
+        ...
+
+    def inputs(self, rows: Indices) -> dict[str, Tensor]:
+        """Return what the model is called with for some examples, padded on the right."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +54,11 @@ class TokenizedTexts:
     def lengths(self) -> Indices:
         lengths: Indices = np.diff(self.starts)
         return lengths
+
+    def inputs(self, rows: Indices) -> dict[str, Tensor]:
+        """Return ids and attention mask of some texts by the names that models have for them."""
+        ids, mask = self.pad(rows)
+        return {"input_ids": ids, "attention_mask": mask}
 
     def pad(self, rows: Indices) -> tuple[Tensor, Tensor]:
         """Return ids and attention mask of some texts, each ``(rows, longest)``."""
@@ -106,7 +125,7 @@ def tokenize(
 class TrainSet:
     """All tasks' train examples at one sequence length."""
 
-    texts: TokenizedTexts
+    texts: ModelInputs
     labels: NDArray[np.int64]
     index: TrainIndex
 
@@ -121,6 +140,23 @@ class LoadedTask:
     @property
     def name(self) -> str:
         return self.task.name
+
+
+def strata_of(loaded: LoadedTask, split: Examples) -> Indices | None:
+    """Return the groups of examples whose shares a task wants kept; None if it names none.
+
+    Raises:
+        TaskError: they aren't one an example.
+    """
+    if not isinstance(loaded.task, StratifiedTask):
+        return None
+    strata = np.asarray(loaded.task.strata(split), dtype=np.int64)
+    if strata.shape != (len(split),):
+        raise TaskError(
+            f"task {loaded.name}: strata() must return one number an example, got an array of"
+            f" {strata.shape} for {len(split)}"
+        )
+    return strata
 
 
 def build_train_set(
@@ -144,7 +180,10 @@ def build_train_set(
         starts=np.concatenate([*starts, offsets[-1:]]),
         pad_id=next(iter(parts.values())).pad_id,
     )
-    index = build_index(labels, {name: part.lengths for name, part in parts.items()}, seed)
+    lengths = {name: part.lengths for name, part in parts.items()}
+    alone = next(iter(tasks.values())) if len(tasks) == 1 else None
+    strata = strata_of(alone, alone.data.train) if alone else None
+    index = build_index(labels, lengths, seed, strata)
     return TrainSet(texts=texts, labels=np.concatenate(list(labels.values())), index=index)
 
 
@@ -158,7 +197,7 @@ class EvaluationSet:
         labels: task name to ``(n,)`` class indices.
     """
 
-    texts: TokenizedTexts
+    texts: ModelInputs
     rows: Mapping[str, Indices]
     labels: Mapping[str, Indices]
 

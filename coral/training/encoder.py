@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from coral.plan import AdapterPlan, TrainingPlan, adapted_modules
 from coral.rng import derive_seed
 from coral.training.base import BaseModel
 from coral.training.batches import Indices
-from coral.training.data import TokenizedTexts, on_device
+from coral.training.data import ModelInputs, TokenizedTexts, on_device
 from coral.training.dropout import SeededDropout
 from coral.training.factors import Factors
 from coral.training.failures import DivergedError
@@ -27,6 +28,7 @@ from coral.training.folded import fold
 from coral.training.prefix import WHOLE, Entrance, Prefixes
 
 MAX_TORCH_SEED = 2**63 - 1
+NO_OTHERS: Mapping[str, Tensor] = MappingProxyType({})
 _NAME = "default"
 """PEFT's name of the one adapter."""
 
@@ -53,16 +55,23 @@ class MultiTaskEncoder(nn.Module):
         self.pooling = pooling
         self.entrance = entrance
 
-    def encode_texts(self, texts: TokenizedTexts, rows: Indices) -> Tensor:
+    def encode_texts(self, texts: ModelInputs, rows: Indices) -> Tensor:
         """Return one float32 vector a text, ``(rows, hidden)``."""
-        ids, mask = texts.pad(rows)
         device = next(self.heads.parameters()).device
+        inputs = {name: on_device(values, device) for name, values in texts.inputs(rows).items()}
+        ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+        if not isinstance(texts, TokenizedTexts):
+            return self.encode(ids, mask, inputs)
         with self.entrance.used_for(texts, rows):
-            return self.encode(on_device(ids, device), on_device(mask, device))
+            return self.encode(ids, mask)
 
-    def encode(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Return one float32 vector a text, ``(batch, hidden)``."""
-        hidden = self.adapter(input_ids=ids, attention_mask=mask).last_hidden_state
+    def encode(self, ids: Tensor, mask: Tensor, others: Mapping[str, Tensor] = NO_OTHERS) -> Tensor:
+        """Return one float32 vector a text, ``(batch, hidden)``.
+
+        Args:
+            others: that the model reads besides, such as ``pixel_values``.
+        """
+        hidden = self.adapter(input_ids=ids, attention_mask=mask, **others).last_hidden_state
         return pool(hidden.float(), mask, self.pooling)
 
     def adapter_parameters(self) -> list[nn.Parameter]:

@@ -18,6 +18,7 @@ from coral.training.checkpoint import dump_tensors, moments_in
 from coral.training.course import Course, Leg
 from coral.training.data import (
     EvaluationSet,
+    ModelInputs,
     TokenizedTexts,
     batched_by_length,
     on_device,
@@ -189,7 +190,7 @@ class Pack:
     def predict(self, examples: EvaluationSet) -> list[dict[str, Probabilities]]:
         """Return each member's class probabilities, as ``evaluation.predict`` does for one."""
         count = len(self._members)
-        texts, device = examples.texts, self._base.device
+        texts, device = _tokenized(examples.texts), self._base.device
         batches = batched_by_length(texts.lengths, tokens_at_once(device))
         order = torch.from_numpy(np.argsort(np.concatenate(batches))).to(device)
         found: list[Tensor] = []
@@ -218,7 +219,7 @@ class Pack:
             assert member.leg is not None
             train_set, chosen = member.course.train_set, member.leg.batches[member.done]
             step = member.leg.log.first_step + member.done
-            inputs.append((train_set.texts, chosen))
+            inputs.append((_tokenized(train_set.texts), chosen))
             generators.append(_generator(member, step, device))
             factor = member.course.factor(step)
             peaks = peak_learning_rates(member.job.plan.schedule)
@@ -302,6 +303,11 @@ class Pack:
             assert member.leg is not None
             member.leg.log.seconds += (now - since) * size / sum(sizes)
         return now
+
+
+def _tokenized(texts: ModelInputs) -> TokenizedTexts:
+    assert isinstance(texts, TokenizedTexts), "who makes other inputs trains alone"
+    return texts
 
 
 def _is_due(done: int, leg: Leg) -> bool:

@@ -19,7 +19,9 @@ from coral.plan import TrainingPlan
 from coral.ports import (
     PLAIN,
     CheckpointStore,
+    CollatingTask,
     Progress,
+    ProxiedTask,
     Survey,
     TaskSurvey,
     TrainingJob,
@@ -29,6 +31,7 @@ from coral.records import Cost, Curve, Outcome, TestScore
 from coral.training import export
 from coral.training.base import BaseModel
 from coral.training.checkpoint import Position
+from coral.training.collated import collated_evaluation_set, collated_train_set
 from coral.training.course import StageLog
 from coral.training.data import (
     EvaluationSet,
@@ -61,6 +64,11 @@ CURVE_POINTS = 200
 SURVEY_LENGTH = 512
 """Texts are measured for the survey up to this many tokens."""
 
+NOTHING_SHARED = (
+    "task {task} makes the model's inputs itself: nothing below adapters is shared between genomes,"
+    " and they train one at a time"
+)
+
 Predictions = Mapping[str, Mapping[str, Probabilities]]
 """By view, the plain one among them, and task."""
 
@@ -77,12 +85,25 @@ class LoraTrainer:
         prefixes: Prefixes | None = None,
         slots: int | None = 1,
         remembered: Path | None = None,
+        processor: Any = None,
     ) -> None:
         """Args:
         prefixes: of the base, to share what lies below adapters; None to compute it each time.
         slots: most jobs that train side by side; None for what a short trial finds best.
         remembered: folder in which processes keep what such trials found.
+        processor: of the base, for a task that makes the model's inputs itself. Its genomes
+            share no prefixes and train one at a time.
+
+        Raises:
+            TaskError: such a task is not alone.
         """
+        self._processor = processor
+        self._collating = _collating_task(tasks)
+        self._notes = tuple(n for loaded in tasks.values() for n in loaded.data.notes)
+        if self._collating is not None:
+            if prefixes is not None or slots != 1:
+                self._notes += (NOTHING_SHARED.format(task=self._collating.name),)
+            prefixes, slots = None, 1
         self._fixed_slots = slots
         self._remembered = remembered
         self._base = base
@@ -125,6 +146,9 @@ class LoraTrainer:
                     train_examples=len(loaded.data.train),
                     validation_examples=len(loaded.data.validation),
                     test_examples=len(loaded.data.test),
+                    proxies=dict(loaded.task.proxies)
+                    if isinstance(loaded.task, ProxiedTask)
+                    else {},
                 )
                 for name, loaded in self._tasks.items()
             ),
@@ -136,6 +160,7 @@ class LoraTrainer:
             hidden_size=self._base.hidden_size,
             slots=self.slots,
             slot_rates=tuple(self.slot_rates.items()),
+            notes=self._notes,
         )
 
     def train(self, jobs: Sequence[TrainingJob]) -> Iterator[Outcome]:
@@ -264,6 +289,8 @@ class LoraTrainer:
         """Write the trained adapter, its heads, the tokenizer and ``card`` into ``folder``."""
         with self._runner.trained(finalist, JobLog()) as trained:
             export.write(folder, trained.encoder, self._base, card)
+        if self._processor is not None:
+            self._processor.save_pretrained(str(folder))
 
     def _train_alone(self, job: TrainingJob, log: JobLog) -> Outcome:
         """Train one job and evaluate it."""
@@ -354,7 +381,11 @@ class LoraTrainer:
     def _train_set(self, plan: TrainingPlan, seed: int) -> TrainSet:
         key = (plan.encoding.sequence_len, seed)
         if key not in self._train_sets:
-            self._train_sets[key] = build_train_set(self._tasks, self._base.tokenizer, *key)
+            self._train_sets[key] = (
+                build_train_set(self._tasks, self._base.tokenizer, *key)
+                if self._collating is None
+                else collated_train_set(self._collating, self._processor, *key)
+            )
         return self._train_sets[key]
 
     def _views(
@@ -383,8 +414,25 @@ class LoraTrainer:
                     for name, part in parts.items()
                     if isinstance(task := self._tasks[name].task, ViewedTask) and view in task.views
                 }
-            self._splits[key] = build_evaluation_set(parts, self._base.tokenizer, sequence_len)
+            self._splits[key] = (
+                build_evaluation_set(parts, self._base.tokenizer, sequence_len)
+                if self._collating is None
+                else collated_evaluation_set(
+                    self._collating, parts[self._collating.name], self._processor, sequence_len
+                )
+            )
         return self._splits[key]
+
+
+def _collating_task(tasks: Mapping[str, LoadedTask]) -> LoadedTask | None:
+    """Return the task that makes the model's inputs itself; None if all have plain texts."""
+    found = next((t for t in tasks.values() if isinstance(t.task, CollatingTask)), None)
+    if found is not None and len(tasks) > 1:
+        raise TaskError(
+            f"task {found.name} makes the model's inputs itself, so it must be the only one of its"
+            f" run, got {', '.join(tasks)}.\nGive the other tasks runs of their own."
+        )
+    return found
 
 
 def _cost(logs: Sequence[StageLog], evaluation_seconds: float = 0.0) -> Cost:

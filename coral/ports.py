@@ -22,13 +22,24 @@ class Examples:
     Attributes:
         texts: one string an example.
         labels: ``(n,)`` int64 class indices.
+        inputs: what examples have besides texts, by name, one value an example.
     """
 
     texts: tuple[str, ...]
     labels: NDArray[np.int64]
+    inputs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def take(self, rows: Iterable[int]) -> Examples:
+        """Return some of the examples, in the order of ``rows``."""
+        chosen = np.asarray(list(rows), dtype=np.int64)
+        return Examples(
+            texts=tuple(self.texts[i] for i in chosen),
+            labels=self.labels[chosen],
+            inputs={name: tuple(own[i] for i in chosen) for name, own in self.inputs.items()},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -228,7 +228,7 @@ def evaluation_part(split: Examples, percentage: float) -> Examples:
         range(len(split)), key=lambda i: hashlib.sha256(split.texts[i].encode()).digest()
     )
     chosen = sorted(order[:count])
-    return Examples(texts=tuple(split.texts[i] for i in chosen), labels=split.labels[chosen])
+    return split.take(chosen)
 
 
 def as_viewed(task: ViewedTask, split: Examples, view: str) -> Examples:
@@ -259,3 +259,5 @@ def data_digest(tasks: Mapping[str, LoadedTask]) -> str:
 def _update(digest: hashlib._Hash, split: Examples) -> None:
     digest.update("\x1f".join(split.texts).encode())
     digest.update(np.ascontiguousarray(split.labels, dtype=np.int64).tobytes())
+    for name, values in split.inputs.items():
+        digest.update(f"{name}\x1e{list(values)!r}".encode())

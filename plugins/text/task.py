@@ -12,10 +12,9 @@ from coral.errors import TaskError
 from coral.ports import DataContext, Examples, TaskData
 from coral.records import Direction
 from coral.tasks import CLASSIFICATION_METRICS, PERTURBED, ClassificationScoring, perturbed
-
-from .columns import labels_in, text_and_label, texts_in
-from .reading import Rows, read
-from .splitting import Shares, split
+from coral.tasks.columns import labels_in, text_and_label, texts_in
+from coral.tasks.reading import Rows, read
+from coral.tasks.splitting import Shares, split
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
+import csv
 import random
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import (
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    Gemma3nAudioFeatureExtractor,
     Gemma3nConfig,
     Gemma3nForConditionalGeneration,
     Gemma3nProcessor,
@@ -25,6 +25,7 @@ from transformers import (
     ProcessorMixin,
 )
 from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30)}
 FILLERS = tuple(f"w{number}" for number in range(12))
@@ -139,3 +140,57 @@ def _language() -> dict[str, object]:
         "bos_token_id": ID["<bos>"],
         "eos_token_id": ID["<eos>"],
     }
+
+
+def build_processor(family: str = "gemma3") -> ProcessorMixin:
+    """The family's processor, with a tokenizer of a few words and small images."""
+    tokenizer = build_tokenizer()
+    if family == "gemma3n":
+        return Gemma3nProcessor(
+            Gemma3nAudioFeatureExtractor(feature_size=16),
+            SiglipImageProcessorPil(size={"height": 64, "width": 64}),
+            tokenizer,
+            image_seq_length=IMAGE_TOKENS,
+        )
+    images = Gemma3ImageProcessorPil(size={"height": SIDE, "width": SIDE}, do_pan_and_scan=False)
+    return Gemma3Processor(images, tokenizer, image_seq_length=IMAGE_TOKENS)
+
+
+def save_model(folder: Path, family: str = "gemma3") -> Path:
+    """Write a model and its processor as a user's local folder."""
+    model = build_gemma3n() if family == "gemma3n" else build_model()
+    model.save_pretrained(folder)
+    build_processor(family).save_pretrained(folder)
+    return folder
+
+
+def draw(colour: str, seed: int) -> Image.Image:
+    """A picture of nothing but a colour, in a shade of its own."""
+    rng = random.Random(seed)
+    shade = tuple(min(255, max(0, part + rng.randint(-25, 25))) for part in COLOURS[colour])
+    return Image.new("RGB", (SIDE, SIDE), shade)
+
+
+def write_news(folder: Path, count: int = 160, *, image_every: int = 1) -> Path:
+    """Write posts about a colour with a picture of one; they are fake where the two differ.
+
+    Neither the text nor the image alone tells anything.
+
+    Args:
+        image_every: of so many posts one has an image.
+    """
+    (folder / "images").mkdir(parents=True)
+    rng = random.Random(0)
+    place = folder / "news.csv"
+    with place.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "image", "label"])
+        for i in range(count):
+            said, shown = (list(COLOURS)[i // power % 2] for power in (1, 2))
+            words = [*rng.sample(FILLERS, 3), said]
+            name = ""
+            if i // 4 % image_every == 0:
+                name = f"images/{i}.png"
+                draw(shown, i).save(folder / name)
+            writer.writerow([f"{' '.join(words)} n{i}", name, "real" if said == shown else "fake"])
+    return place

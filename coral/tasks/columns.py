@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coral.errors import TaskError
-
-from .reading import Rows
+from coral.tasks.reading import Rows
 
 TEXT_NAMES = ("text", "sentence", "content", "review", "body", "comment", "message", "document")
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "topic", "stars")
@@ -25,11 +24,11 @@ def text_and_label(
     Raises:
         TaskError: there is no such column, or it can't be guessed.
     """
-    texts = _chosen_column(task, "text", text, columns, TEXT_NAMES)
-    return texts, _chosen_column(task, "label", label, columns, LABEL_NAMES, besides=texts)
+    texts = chosen_column(task, "text", text, columns, TEXT_NAMES)
+    return texts, chosen_column(task, "label", label, columns, LABEL_NAMES, besides=texts)
 
 
-def _chosen_column(
+def chosen_column(
     task: str,
     role: str,
     named: str | None,

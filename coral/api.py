@@ -176,15 +176,17 @@ def lineage(run: str | Path, trial: int | str | None = None) -> dict[str, Any]:
     return stored_run.read_lineage(Path(run), None if trial is None else str(trial))
 
 
-def predict(run: str | Path, texts: Sequence[str]) -> list[dict[str, dict[str, float]]]:
-    """Label texts with a run's champion, or with any folder that Coral handed over.
+def predict(
+    run: str | Path, texts: Sequence[str | tuple[str, str]]
+) -> list[dict[str, dict[str, float]]]:
+    """Label texts, or pairs of them, with a run's champion or any folder that Coral handed over.
 
     Returns:
-        For each text, task name to label name to probability.
+        For each text, task name to label name to probability, or to the predicted number.
 
     Raises:
         RunError: there is no adapter, as in a simulated run.
-        ModelError: the adapter is damaged, or its base model can't be loaded.
+        ModelError: the adapter is damaged, its base model can't be loaded, or a pair is needed.
     """
     folder = stored_run.find_champion(Path(run))
 

@@ -140,6 +140,9 @@ def start_run(
     with ExitStack() as stack:
         used = stack.enter_context(backend(spec, source.folders, observer, fresh))
         check_survey(config, used.survey)
+        for task in used.survey.tasks:
+            for note in task.notes:
+                observer.on_notice(f"{task.name}: {note}", f"{task.name}: {note}")
         name = f"{spec.name}-simulated" if spec.simulated else spec.name
         folder = claim(Path(spec.output_dir) if spec.output_dir else RUNS / name)
         spec = replace(spec, output_dir=str(folder))
@@ -342,8 +345,6 @@ def _require_same(run: OpenRun, found: Survey) -> None:
 def _go_on(run: OpenRun, used: Backend, observer: Observer) -> Facts:
     if used.cheap:
         run.store.sync_rarely()
-    for note in used.survey.notes:
-        observer.on_notice(note, note)
     run.store.begin_sitting()
     run.store.set_meta("workers", str(used.workers))
     ports = Ports(

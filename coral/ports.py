@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,9 @@ from coral.fidelity.stages import Stage
 from coral.plan import TrainingPlan
 from coral.records import Derivation, Direction, Event, Outcome, TestScore
 
+Problem = Literal["single_label", "multi_label", "regression"]
+"""What a task asks for: one class of several, any number of labels, or numbers."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examples:
@@ -21,12 +24,15 @@ class Examples:
 
     Attributes:
         texts: one string an example.
-        labels: ``(n,)`` int64 class indices.
-        inputs: what examples have besides texts, by name, one value an example.
+        labels: by the task's problem ``(n,)`` int64 class indices, ``(n, labels)`` int64 of 0 and
+            1, or ``(n, numbers)`` float64.
+        pairs: the second text of each example, where there are two; else empty.
+        inputs: what else examples hold, such as images: name to one value an example.
     """
 
     texts: tuple[str, ...]
-    labels: NDArray[np.int64]
+    labels: NDArray[Any]
+    pairs: tuple[str, ...] = ()
     inputs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -34,26 +40,34 @@ class Examples:
 
     def take(self, rows: Iterable[int]) -> Examples:
         """Return some of the examples, in the order of ``rows``."""
-        chosen = np.asarray(list(rows), dtype=np.int64)
+        chosen = list(rows)
         return Examples(
             texts=tuple(self.texts[i] for i in chosen),
             labels=self.labels[chosen],
-            inputs={name: tuple(own[i] for i in chosen) for name, own in self.inputs.items()},
+            pairs=tuple(self.pairs[i] for i in chosen) if self.pairs else (),
+            inputs={name: [values[i] for i in chosen] for name, values in self.inputs.items()},
         )
+
+    @property
+    def contents(self) -> tuple[tuple[str, ...], ...]:
+        """What each example says: its text, or its two texts."""
+        return tuple(zip(self.texts, self.pairs, strict=True) if self.pairs else zip(self.texts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskData:
-    """A task's three splits and the names of its classes.
+    """A task's three splits.
 
     Attributes:
-        notes: what was done to the data that its owner should know, in words.
+        label_names: of its classes, labels or numbers.
+        notes: what the user should know of how the data were read, in words.
     """
 
     train: Examples
     validation: Examples
     test: Examples
     label_names: tuple[str, ...]
+    problem: Problem = "single_label"
     notes: tuple[str, ...] = ()
 
 
@@ -69,7 +83,7 @@ class DataContext:
 
 
 class Task(Protocol):
-    """A classification task. Plugins register a factory: ``factory(**options) -> Task``."""
+    """A task. Plugins register a factory: ``factory(**options) -> Task``."""
 
     @property
     def name(self) -> str: ...
@@ -86,14 +100,13 @@ class Task(Protocol):
         """Return the splits, the same in every process."""
         ...
 
-    def score(
-        self, labels: NDArray[np.int64], probabilities: NDArray[np.float64]
-    ) -> Mapping[str, float]:
+    def score(self, labels: NDArray[Any], predictions: NDArray[np.float64]) -> Mapping[str, float]:
         """Score predictions.
 
         Args:
-            labels: ``(n,)`` true class indices.
-            probabilities: ``(n, classes)``, rows summing to 1.
+            labels: as in ``Examples``.
+            predictions: ``(n, label_names)``: probabilities, of which a row sums to 1 if just one
+                label is right; or numbers, in the unit of the labels.
         """
         ...
 
@@ -116,7 +129,7 @@ class ViewedTask(Protocol):
         ...
 
     def score_views(
-        self, labels: NDArray[np.int64], predictions: Mapping[str, NDArray[np.float64]]
+        self, labels: NDArray[Any], predictions: Mapping[str, NDArray[np.float64]]
     ) -> Mapping[str, float]:
         """Return those of the task's ``metrics`` that ``score`` does not.
 
@@ -128,24 +141,21 @@ class ViewedTask(Protocol):
 
 
 @runtime_checkable
-class StratifiedTask(Protocol):
-    """What a task has besides if groups of examples other than classes are to keep their shares."""
-
-    def strata(self, examples: Examples) -> NDArray[np.int64]:
-        """Return ``(n,)`` numbers of the groups; data fractions and batches keep their shares.
-
-        A run of several tasks draws by classes alone.
-        """
-        ...
-
-
-@runtime_checkable
 class ProxiedTask(Protocol):
     """What a task has besides if some of its metrics stand for dearer ones at early stages."""
 
     @property
     def proxies(self) -> Mapping[str, str]:
         """Metric to the metric that it stands for; how well is measured in every run."""
+        ...
+
+
+@runtime_checkable
+class StratifiedTask(Protocol):
+    """What a task has besides if groups of examples other than classes are to keep their shares."""
+
+    def strata(self, examples: Examples) -> NDArray[np.int64]:
+        """Return ``(n,)`` numbers of the groups; data fractions and batches keep their shares."""
         ...
 
 
@@ -250,7 +260,10 @@ class TaskSurvey:
     """What a loaded task holds.
 
     Attributes:
-        proxies: metrics that stand for others at early stages, and for which; see ``ProxiedTask``.
+        center, spread: of numbers among the train labels, as their mean and standard deviation.
+        texts: an example.
+        notes: see ``TaskData``.
+        proxies: see ``ProxiedTask``.
     """
 
     name: str
@@ -260,6 +273,11 @@ class TaskSurvey:
     train_examples: int
     validation_examples: int
     test_examples: int
+    problem: Problem = "single_label"
+    center: tuple[float, ...] = ()
+    spread: tuple[float, ...] = ()
+    texts: int = 1
+    notes: tuple[str, ...] = ()
     proxies: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -278,7 +296,6 @@ class Survey:
         hidden_size: features that layers hand on.
         slots: most jobs that a worker trains side by side.
         slot_rates: what that was chosen by: jobs side by side, and examples a second.
-        notes: what the user should know of the data, and of how it is trained on.
     """
 
     model_digest: str
@@ -294,7 +311,6 @@ class Survey:
     hidden_size: int = 0
     slots: int = 1
     slot_rates: tuple[tuple[int, float], ...] = ()
-    notes: tuple[str, ...] = ()
 
     @property
     def train_examples(self) -> int:

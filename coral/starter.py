@@ -48,7 +48,7 @@ search_space:
 
 evolution: {{population_size: 8, generations: 3}}
 {ladder}
-objectives: [auroc, trainable_parameters]             # the first decides who is handed over
+objectives: [{metric}, trainable_parameters]             # the first decides who is handed over
 seed: 0
 """
 LADDER = """
@@ -85,19 +85,21 @@ def write_starter(
     context = DataContext(cache_dir=cache_location().tasks)
     kind, options = registry.suggest(data, context)
     name = re.sub(r"\W+", "_", Path(data).stem).strip("_").lower() or "task"
-    loaded = registry.build(kind, {**options, "name": name}).load(context)
+    task = registry.build(kind, {**options, "name": name})
+    loaded = task.load(context)
     tokens = _usual_tokens(loaded)
     length = next((length for length in LENGTHS if length >= tokens), LENGTHS[-1])
     few = len(loaded.train) < FEW_EXAMPLES
     item = dump_yaml([{"name": name, "type": kind, **options}])
     text = TEMPLATE.format(
-        title=f"{len(loaded.train):,} texts of {len(loaded.label_names)} classes to train on.",
+        title=f"{len(loaded.train):,} texts to train on, {_asked(loaded)}.",
         file=output,
         base_model=base_model or _default_model(),
         task="\n".join(f"  {line}" for line in item.splitlines()),
         sequence_len=length,
         tokens=tokens,
         ladder=LADDER if few else "",
+        metric=task.primary_metric,
     )
     write_text_durably(output, text)
     return {
@@ -105,7 +107,9 @@ def write_starter(
         "task": name,
         "type": kind,
         "options": dict(options),
-        "classes": list(loaded.label_names),
+        "problem": loaded.problem,
+        "labels": list(loaded.label_names),
+        "asked": _asked(loaded),
         "train_examples": len(loaded.train),
         "validation_examples": len(loaded.validation),
         "test_examples": len(loaded.test),
@@ -113,9 +117,21 @@ def write_starter(
     }
 
 
+def _asked(data: TaskData) -> str:
+    """Return in words what is to be told from a text."""
+    count = len(data.label_names)
+    match data.problem:
+        case "single_label":
+            return f"{count} classes"
+        case "multi_label":
+            return f"any of {count} labels"
+        case "regression":
+            return "a number" if count == 1 else f"{count} numbers"
+
+
 def _usual_tokens(data: TaskData) -> int:
     """Return about how many tokens 95 % of the texts have at most."""
-    words = np.array([len(text.split()) for text in data.train.texts])
+    words = np.array([len(" ".join(content).split()) for content in data.train.contents])
     return int(np.ceil(np.quantile(words, 0.95) * TOKENS_PER_WORD)) + 2
 
 

@@ -62,12 +62,11 @@ def open_run(folder: Path, store: SqliteRunStore) -> OpenRun:
 def _survey_from(data: dict[str, Any]) -> Survey:
     modules = tuple(LinearModule(**module) for module in data.pop("linear_modules"))
     tasks = tuple(
-        TaskSurvey(**{**task, "label_names": tuple(task["label_names"])})
+        TaskSurvey(**task | {key: tuple(v) for key, v in task.items() if isinstance(v, list)})
         for task in data.pop("tasks")
     )
     rates = tuple((count, rate) for count, rate in data.pop("slot_rates", ()))
-    notes = tuple(data.pop("notes", ()))
-    return Survey(linear_modules=modules, tasks=tasks, slot_rates=rates, notes=notes, **data)
+    return Survey(linear_modules=modules, tasks=tasks, slot_rates=rates, **data)
 
 
 def read_run(folder: Path) -> Facts:

@@ -161,6 +161,7 @@ class HuggingFaceTrainer:
         from coral.training import checkpoint
         from coral.training.encoder import adapted
         from coral.training.loop import build_optimizer
+        from coral.training.targets import Target
 
         store = FsspecCheckpointStore(self.cache.checkpoints)
         memory_unit = 1 if platform.system() == "Darwin" else 1024
@@ -168,7 +169,8 @@ class HuggingFaceTrainer:
             plan = digest_of(job.plan)
             batch_size = job.plan.schedule.batch_size
             [steps] = ladder_steps(job.stages, len(self.rows), batch_size)
-            with adapted(self.base, job.plan, {self.task: self.classes}, job.seed) as encoder:
+            targets = {self.task: Target(problem="single_label", outputs=self.classes)}
+            with adapted(self.base, job.plan, targets, job.seed) as encoder:
                 optimizer = build_optimizer(encoder, job.plan.schedule)
                 self._train_encoder(job, encoder, optimizer, steps)
                 position = checkpoint.Position(

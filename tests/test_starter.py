@@ -43,7 +43,7 @@ def test_the_config_that_is_written_loads_and_says_what_was_found(here: Path) ->
     write_reviews()
     facts = write_starter("my reviews.csv", Path("coral.yaml"))
     assert facts["options"] == {"path": "my reviews.csv", "text": "review", "label": "stars"}
-    assert facts["classes"] == ["bad", "fair", "good"]
+    assert facts["labels"] == ["bad", "fair", "good"]
     assert facts["train_examples"] + facts["validation_examples"] + facts["test_examples"] == 120
     spec = load(Source(path=Path("coral.yaml")), {}).spec
     [task] = spec.tasks

@@ -302,11 +302,15 @@ def init(
             typer.echo(as_json(facts))
             return
         options = facts["options"]
-        columns = ", ".join(f"{role}: {name}" for role, name in options.items() if role != "path")
-        classes = facts["classes"]
-        shown = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
+        columns = ", ".join(
+            f"{role}: {names if isinstance(names, str) else ' and '.join(names)}"
+            for role, names in options.items()
+            if role != "path"
+        )
+        labels = facts["labels"]
+        shown = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
         typer.echo(f"read as {facts['type']} ({columns})")
-        typer.echo(f"{len(classes)} classes: {shown}")
+        typer.echo(f"{facts['asked']}: {shown}")
         typer.echo(
             f"{facts['train_examples']:,} texts to train on, {facts['validation_examples']:,} to"
             f" validate, {facts['test_examples']:,} to test"
@@ -345,13 +349,17 @@ def data(
 def list_plugins(*, plugins: Plugins = None, json: Json = False) -> None:
     """List task plugins: where they come from, what they provide, and which are broken."""
     with reported():
-        from dataclasses import asdict
-
         from coral.reporting import as_json
         from coral.tasks import discover
 
-        found = [
-            {**asdict(replace(plugin, tasks={})), "tasks": sorted(plugin.tasks)}
+        found: list[dict[str, Any]] = [
+            {
+                "name": plugin.name,
+                "version": plugin.version,
+                "origin": plugin.origin,
+                "tasks": sorted(plugin.tasks),
+                "error": plugin.error,
+            }
             for plugin in discover(plugins or (), config_folder=Path()).plugins
         ]
         if json:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-CLASSES_SHOWN = 12
+LABELS_SHOWN = 12
 
 
 def print_data(facts: dict[str, Any], console: Console) -> None:
@@ -16,7 +16,9 @@ def print_data(facts: dict[str, Any], console: Console) -> None:
     for name, task in facts["tasks"].items():
         console.print(Text(name, "bold"))
         console.print(_splits(task["splits"], facts["sequence_len"]))
-        console.print(_classes(task["splits"]), soft_wrap=True)
+        console.print(_labels(task["splits"]["train"]["labels"], task["problem"]), soft_wrap=True)
+        for note in task["notes"]:
+            console.print(Text(note), soft_wrap=True)
         for pair, count in task["shared_texts"].items():
             if count:
                 told = f"{count} texts are in {pair}: what is measured there is too good"
@@ -46,9 +48,9 @@ def _splits(splits: dict[str, Any], sequence_len: int) -> Table:
     return table
 
 
-def _classes(splits: dict[str, Any]) -> Text:
-    counts = splits["train"]["classes"]
-    shown = sorted(counts, key=lambda name: (-counts[name], name))[:CLASSES_SHOWN]
-    told = ", ".join(f"{name} {counts[name]:,}" for name in shown)
+def _labels(counts: dict[str, Any], problem: str) -> Text:
+    what = {"single_label": "classes", "multi_label": "labels", "regression": "mean of"}[problem]
+    shown = sorted(counts, key=lambda name: (-counts[name], name))[:LABELS_SHOWN]
+    told = ", ".join(f"{name} {counts[name]:,.6g}" for name in shown)
     more = f", and {len(counts) - len(shown)} more" if len(counts) > len(shown) else ""
-    return Text(f"classes to train on: {told}{more}")
+    return Text(f"{what} to train on: {told}{more}")

@@ -137,10 +137,11 @@ def runs(
 def predict(
     run: RunFolder,
     texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts; none or `-` reads lines from stdin.")
+        list[str] | None,
+        typer.Argument(help="Texts, pairs divided by a tab; none or `-` reads lines from stdin."),
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", help="A text file, one text a line.")
+        Path | None, typer.Option("--file", help="A text file, one text or pair a line.")
     ] = None,
     simulate: Annotated[bool, typer.Option("--simulate", hidden=True)] = False,
     json: Json = False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console, Group
@@ -97,19 +98,6 @@ def _beliefs(simulation: Facts) -> str:
     return "; ".join(parts)
 
 
-SHOWN_METRICS = (
-    "auroc",
-    "accuracy",
-    "macro_f1",
-    "log_loss",
-    "ece",
-    "fpr_at_90_recall",
-    "robust_auroc",
-    "text_only_auroc",
-    "cross_modal_gain",
-)
-
-
 def _scores(facts: Facts) -> Table:
     """Champion and default recipe side by side, a row a metric."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -122,7 +110,7 @@ def _scores(facts: Facts) -> Table:
             table.add_column(f"{name}\n{split}", justify="right")
     validation = facts["champion"]["metrics"]["validation"]
     primary = facts["objectives"][0]["metric"]
-    for metric in dict.fromkeys((primary, *(m for m in SHOWN_METRICS if m in validation))):
+    for metric in dict.fromkeys((primary, *_shown_metrics(validation))):
         cells = [
             number((row["metrics"][split] or {}).get(metric)) for _, row in rows for split in splits
         ]
@@ -136,6 +124,13 @@ def _scores(facts: Facts) -> Table:
         blanks = [""] * (len(splits) - 1)
         table.add_row(label, *(cell for _, row in rows for cell in (text(row), *blanks)))
     return table
+
+
+def _shown_metrics(metrics: Mapping[str, float]) -> list[str]:
+    """Return the means over tasks, in the tasks' order; each task's own where they share none."""
+    own = [name for name in metrics if "." in name]
+    shared = dict.fromkeys(name.partition(".")[2] for name in own)
+    return [name for name in shared if name in metrics] or own
 
 
 def _comparison(facts: Facts) -> Text:

@@ -325,7 +325,14 @@ def adapter_card(
         "cumulative_steps": facts["cumulative_steps"],
         "cost": asdict(trial.cost),
         "tasks": {
-            task.name: {"labels": list(task.label_names), "primary_metric": task.primary_metric}
+            task.name: {
+                "labels": list(task.label_names),
+                "primary_metric": task.primary_metric,
+                "problem": task.problem,
+                "center": list(task.center),
+                "spread": list(task.spread),
+                "texts": task.texts,
+            }
             for task in survey.tasks
         },
         "versions": {"coral": version, **survey.versions},

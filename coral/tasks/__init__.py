@@ -1,14 +1,18 @@
 """What task plugins are made with, and how they are found."""
 
 from coral.tasks.classification import CLASSIFICATION_METRICS, macro_auroc, score_classification
+from coral.tasks.multilabel import MULTILABEL_METRICS, score_multilabel
 from coral.tasks.perturbations import perturb, perturbed
 from coral.tasks.registry import Plugin, Registry, TaskFactory, discover
+from coral.tasks.regression import REGRESSION_METRICS, score_regression
 from coral.tasks.safety import expected_calibration_error, fpr_at_90_recall
 from coral.tasks.scoring import PERTURBED, TEXT_ONLY, ClassificationScoring
 
 __all__ = [
     "CLASSIFICATION_METRICS",
+    "MULTILABEL_METRICS",
     "PERTURBED",
+    "REGRESSION_METRICS",
     "TEXT_ONLY",
     "ClassificationScoring",
     "Plugin",
@@ -21,4 +25,6 @@ __all__ = [
     "perturb",
     "perturbed",
     "score_classification",
+    "score_multilabel",
+    "score_regression",
 ]

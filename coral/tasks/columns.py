@@ -1,54 +1,110 @@
-"""Which columns hold texts and labels, and what is in them."""
+"""Which columns hold texts and labels."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
 from coral.errors import TaskError
 from coral.tasks.reading import Rows
 
 TEXT_NAMES = ("text", "sentence", "content", "review", "body", "comment", "message", "document")
+PAIR_NAMES = (
+    ("premise", "hypothesis"),
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("text1", "text2"),
+    ("query", "passage"),
+)
 LABEL_NAMES = ("label", "labels", "class", "category", "target", "sentiment", "topic", "stars")
+NUMBER_NAMES = (*LABEL_NAMES, "score", "rating", "value", "similarity")
+
+Named = str | Sequence[str] | None
+"""Columns that the config names: one, several, or none, so that they are guessed."""
 
 
-def text_and_label(
-    task: str, columns: Sequence[str], text: str | None = None, label: str | None = None
-) -> tuple[str, str]:
-    """Return the columns of texts and labels: those named, or the only ones with usual names.
+def text_columns(task: str, columns: Sequence[str], named: Named, count: int) -> tuple[str, ...]:
+    """Return the columns of texts: those named, or the only ones with usual names.
+
+    Args:
+        count: texts an example.
+
+    Raises:
+        TaskError: there is no such column, too many or too few are named, or none can be guessed.
+    """
+    if named is None and count == 1:
+        return (_guessed(task, "text", columns, TEXT_NAMES),)
+    if named is None:
+        if pair := pair_in(columns):
+            return pair
+        raise _unknown(task, "text", "can't be guessed", columns)
+    names = (named,) if isinstance(named, str) else tuple(named)
+    if len(names) != count:
+        kinds = {1: "one column", 2: "two columns, such as [premise, hypothesis]"}
+        raise TaskError(
+            f"task {task!r}: text must name {kinds[count]}, got {', '.join(names) or 'none'}.\n"
+            "Correct it, or choose another type of task."
+        )
+    return tuple(_checked(task, "text", name, columns) for name in names)
+
+
+def label_columns(
+    task: str, columns: Sequence[str], named: Named, usual: Sequence[str], besides: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the columns of labels, of one or of several.
+
+    Args:
+        usual: names that such a column has, where none is named.
+        besides: columns of texts.
 
     Raises:
         TaskError: there is no such column, or it can't be guessed.
     """
-    texts = chosen_column(task, "text", text, columns, TEXT_NAMES)
-    return texts, chosen_column(task, "label", label, columns, LABEL_NAMES, besides=texts)
+    if named is None:
+        return (_guessed(task, "label", [c for c in columns if c not in besides], usual),)
+    names = (named,) if isinstance(named, str) else tuple(named)
+    if not names:
+        raise _unknown(task, "label", "must be named", columns)
+    return tuple(_checked(task, "label", name, columns) for name in names)
 
 
-def chosen_column(
-    task: str,
-    role: str,
-    named: str | None,
-    columns: Sequence[str],
-    usual: Sequence[str],
-    besides: str | None = None,
+def one_column(
+    task: str, role: str, columns: Sequence[str], named: str | None, usual: Sequence[str]
 ) -> str:
-    """Return the column of a role."""
-    if named is not None:
-        if named in columns:
-            return named
+    """Return the column of another role, named or guessed.
+
+    Raises:
+        TaskError: there is no such column, or it can't be guessed.
+    """
+    if named is None:
+        return _guessed(task, role, columns, usual)
+    return _checked(task, role, named, columns)
+
+
+def pair_in(columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of a pair with usual names; none if there isn't just one such pair."""
+    pairs = [pair for pair in PAIR_NAMES if set(pair) <= set(columns)]
+    return pairs[0] if len(pairs) == 1 else ()
+
+
+def _checked(task: str, role: str, name: str, columns: Sequence[str]) -> str:
+    if name not in columns:
         raise TaskError(
-            f"task {task!r}: the {role} column {named!r} isn't in the data.\n"
+            f"task {task!r}: the {role} column {name!r} isn't in the data.\n"
             f"Its columns are {', '.join(columns)}."
         )
-    likely = [name for name in columns if name.lower() in usual and name != besides]
+    return name
+
+
+def _guessed(task: str, role: str, columns: Sequence[str], usual: Sequence[str]) -> str:
+    likely = [name for name in columns if name.lower() in usual]
     if len(likely) == 1:
         return likely[0]
     told = f"could be {' or '.join(likely)}" if likely else "can't be guessed"
-    raise TaskError(
+    raise _unknown(task, role, told, columns)
+
+
+def _unknown(task: str, role: str, told: str, columns: Sequence[str]) -> TaskError:
+    return TaskError(
         f"task {task!r}: the {role} column {told}.\n"
         f"Name it with `{role}:`; the data's columns are {', '.join(columns)}."
     )
@@ -68,57 +124,3 @@ def texts_in(task: str, rows: Rows, column: str) -> list[str]:
                 f" {value!r}.\nRemove the row, or name another column with `text:`."
             )
     return list(values)
-
-
-def labels_in(
-    task: str, parts: Mapping[str, Rows], column: str
-) -> tuple[dict[str, NDArray[np.int64]], tuple[str, ...]]:
-    """Return class indices by split, and the names of the classes.
-
-    Raises:
-        TaskError: a label is missing, there are no two classes, or one is not in the train split.
-    """
-    known = parts["train"].names_of(column)
-    values = {
-        part: [_class(task, column, v, i) for i, v in enumerate(rows[column])]
-        for part, rows in parts.items()
-    }
-    seen = set(values["train"])
-    classes: list[Any] = list(range(len(known))) if known else sorted(seen, key=_order)
-    for part, own in values.items():
-        if unseen := sorted(set(own) - seen, key=_order):
-            raise TaskError(
-                f"task {task!r}: the labels of {part} must be in train too; {unseen[0]!r} isn't.\n"
-                "Add examples of it to the train data, or remove it."
-            )
-    if len(seen) < 2:
-        raise TaskError(
-            f"task {task!r}: column {column!r} must hold at least two classes, it holds"
-            f" {', '.join(map(repr, seen)) or 'none'}.\nName another column with `label:`."
-        )
-    if len(seen) > max(20, len(values["train"]) // 2):
-        raise TaskError(
-            f"task {task!r}: column {column!r} holds {len(seen)} different values in"
-            f" {len(values['train'])} rows: these are no classes.\nName another with `label:`."
-        )
-    index = {value: number for number, value in enumerate(classes)}
-    labels = {part: np.array([index[v] for v in own], np.int64) for part, own in values.items()}
-    return labels, tuple(known or map(str, classes))
-
-
-def _class(task: str, column: str, value: Any, number: int) -> Any:
-    """Return a label as it is compared: whole numbers are the same however they are written."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        raise TaskError(
-            f"task {task!r}: column {column!r} has no label in row {number}.\nFill it in, or"
-            " remove the row."
-        )
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    return value
-
-
-def _order(value: Any) -> tuple[bool, Any]:
-    """Sort numbers by size and before all else, which goes by its text."""
-    is_number = isinstance(value, int | float)
-    return not is_number, value if is_number else str(value)

@@ -50,7 +50,8 @@ def perturb(text: str, share: float = SHARE, seed: int = 0) -> str:
 
 def perturbed(examples: Examples) -> Examples:
     """Return examples with every text perturbed, in their order."""
-    return replace(examples, texts=tuple(perturb(text) for text in examples.texts))
+    texts, pairs = (tuple(map(perturb, own)) for own in (examples.texts, examples.pairs))
+    return replace(examples, texts=texts, pairs=pairs)
 
 
 def _cased_like(model: str, letter: str) -> str:

@@ -28,6 +28,9 @@ from coral.ports import DataContext, Task
 TaskFactory = Callable[..., Task]
 """Makes a task from options given by keyword."""
 
+Suggest = Callable[[str, DataContext], tuple[str, Mapping[str, Any]]]
+"""Returns the task that some data are for, and its options; raises TaskError if there is none."""
+
 ENTRY_POINT_GROUP = "coral.tasks"
 
 _LOGGER = logging.getLogger(__name__)
@@ -42,6 +45,7 @@ class Plugin:
         tasks: task name to factory; empty if the plugin is broken.
         version: of the distribution, or the package's ``__version__``; empty if it has none.
         error: why it can't be imported, in one line.
+        suggest: looks at data, if it can do so: the module's ``suggest``.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Plugin:
     tasks: Mapping[str, TaskFactory] = field(default_factory=dict)
     version: str = ""
     error: str | None = None
+    suggest: Suggest | None = None
 
     def __str__(self) -> str:
         return f"{self.name} ({self.origin})"
@@ -100,31 +105,25 @@ class Registry:
     def suggest(self, data: str, context: DataContext) -> tuple[str, dict[str, Any]]:
         """Return a task that can be built on somebody's data, and its options.
 
-        Factories that can do so have ``suggest(data, context) -> options``.
-
         Args:
             data: a file, folder, glob, URL or hub id.
 
         Raises:
             TaskError: none can, or it can't be told what is in the data.
         """
-        able = [
-            (name, suggest)
-            for plugin in self.plugins
-            for name, factory in plugin.tasks.items()
-            if (suggest := getattr(factory, "suggest", None)) is not None
-        ]
         refusals = []
-        for name, suggest in able:
+        for plugin in self.plugins:
             try:
-                return name, dict(suggest(data, context))
+                if plugin.suggest is not None:
+                    name, options = plugin.suggest(data, context)
+                    return name, dict(options)
             except TaskError as error:
                 refusals.append(error)
         if refusals:
             raise refusals[0]
         raise TaskError(
-            f"no plugin can look at {data!r}.\nInstall one whose tasks have `suggest`, or write the"
-            " config by hand."
+            f"no plugin can look at {data!r}.\nInstall one that has `suggest`, or write the config"
+            " by hand."
         )
 
 
@@ -181,7 +180,13 @@ def _load_folder(folder: Path) -> Plugin:
         _LOGGER.debug("The plugin %s can't be imported.", folder, exc_info=True)
         return Plugin(name=folder.name, origin=str(folder), error=_describe(error, folder))
     version = str(getattr(module, "__version__", ""))
-    return Plugin(name=folder.name, origin=str(folder), tasks=tasks, version=version)
+    return Plugin(
+        name=folder.name,
+        origin=str(folder),
+        tasks=tasks,
+        version=version,
+        suggest=getattr(module, "suggest", None),
+    )
 
 
 def _load_entry_point(point: EntryPoint) -> Plugin:
@@ -189,10 +194,11 @@ def _load_entry_point(point: EntryPoint) -> Plugin:
     origin = f"{point.dist.name} {version}" if point.dist else point.value
     try:
         tasks = _checked_tasks(point.load())
+        suggest = getattr(sys.modules.get(point.module), "suggest", None)
     except (Exception, SystemExit) as error:
         _LOGGER.debug("The plugin %s can't be imported.", origin, exc_info=True)
         return Plugin(name=point.name, origin=origin, version=version, error=_describe(error))
-    return Plugin(name=point.name, origin=origin, tasks=tasks, version=version)
+    return Plugin(name=point.name, origin=origin, tasks=tasks, version=version, suggest=suggest)
 
 
 def _import_package(folder: Path) -> ModuleType:

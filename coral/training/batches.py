@@ -49,30 +49,35 @@ class TrainIndex:
 
 
 def build_index(
-    labels: Mapping[str, Indices],
+    strata: Mapping[str, Indices],
     lengths: Mapping[str, Indices],
     seed: int,
-    strata: Indices | None = None,
+    *,
+    keep_strata: bool = False,
 ) -> TrainIndex:
-    """Return the index over tasks in the order of ``labels``.
+    """Return the index over tasks in the order of ``strata``.
 
     Args:
-        labels: task name to ``(n,)`` class indices.
+        strata: task name to ``(n,)`` numbers; a data fraction holds equal shares of all of them.
         lengths: task name to ``(n,)`` tokens.
         seed: of the run; fixes the permutation behind the data fractions.
-        strata: of the examples, where there is one task and it has some; fractions then keep their
-            shares instead of the classes'.
+        keep_strata: in passes and batches too.
     """
-    tasks = tuple(labels)
-    groups = labels if strata is None else dict.fromkeys(tasks, strata)
+    tasks = tuple(strata)
     return TrainIndex(
         tasks=tasks,
-        task=np.concatenate([np.full(len(labels[name]), i) for i, name in enumerate(tasks)]),
+        task=np.concatenate([np.full(len(strata[name]), i) for i, name in enumerate(tasks)]),
         length=np.concatenate([lengths[name] for name in tasks]),
         difficulty=np.concatenate([_difficulty(lengths[name]) for name in tasks]),
-        priority=np.concatenate([_priority(groups[name], seed, name) for name in tasks]),
-        stratum=strata,
+        priority=np.concatenate([_priority(strata[name], seed, name) for name in tasks]),
+        stratum=_numbered([strata[name] for name in tasks]) if keep_strata else None,
     )
+
+
+def _numbered(strata: Sequence[Indices]) -> Indices:
+    """Return the strata of one task after another, no number twice."""
+    starts = np.cumsum([0, *(int(own.max()) + 1 for own in strata)])
+    return np.concatenate([own + start for own, start in zip(strata, starts, strict=False)])
 
 
 def _difficulty(lengths: Indices) -> NDArray[np.float64]:
@@ -82,16 +87,16 @@ def _difficulty(lengths: Indices) -> NDArray[np.float64]:
     return rank
 
 
-def _priority(labels: Indices, seed: int, task: str) -> NDArray[np.float64]:
-    """Return priorities whose lowest share holds about that share of every class."""
-    return _interleaved(labels, stream(seed, "fraction", task))
+def _priority(strata: Indices, seed: int, task: str) -> NDArray[np.float64]:
+    """Return priorities whose lowest share holds about that share of every stratum."""
+    return _interleaved(strata, stream(seed, "fraction", task))
 
 
-def _interleaved(groups: Indices, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return random places in (0, 1) that spread the members of each group evenly."""
-    places = np.empty(len(groups))
-    for group in np.unique(groups):
-        members = np.flatnonzero(groups == group)
+def _interleaved(strata: Indices, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return random places in (0, 1) that spread the members of each stratum evenly."""
+    places = np.empty(len(strata))
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
         positions = rng.permutation(len(members)) + rng.random(len(members))
         places[members] = positions / len(members)
     return places
@@ -116,8 +121,8 @@ def stage_batches(
 
     Examples are drawn window by window: tasks by their shares, each task in seeded passes over the
     stage's data fraction, the curriculum's limit taken at the window's start. A window is then
-    sorted by length and cut into batches in random order, so that little is padded. Strata keep
-    their shares in passes, and each batch has about the same quantile of the lengths in every one.
+    sorted by length and cut into batches in random order, so that little is padded. Where strata
+    are kept, each batch has about the same quantile of the lengths in every one.
 
     Args:
         seen: examples of each task that inherited weights have drawn in this stage before; their

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from coral.errors import TaskError
 from coral.ports import CollatingTask, Examples
-from coral.training.batches import Indices, build_index
-from coral.training.data import EvaluationSet, LoadedTask, TrainSet, strata_of
+from coral.training.batches import Indices
+from coral.training.data import EvaluationSet, LoadedTask, TrainSet, train_set_of
 
 REQUIRED = ("input_ids", "attention_mask")
 
@@ -64,11 +64,8 @@ def collated_train_set(
     loaded: LoadedTask, processor: Any, sequence_len: int, seed: int
 ) -> TrainSet:
     """Return a task's train split as an indexed set."""
-    split = loaded.data.train
-    texts = collated(loaded, split, processor, sequence_len)
-    lengths = {loaded.name: texts.lengths}
-    index = build_index({loaded.name: split.labels}, lengths, seed, strata_of(loaded, split))
-    return TrainSet(texts=texts, labels=split.labels, index=index)
+    texts = collated(loaded, loaded.data.train, processor, sequence_len)
+    return train_set_of({loaded.name: loaded}, texts, {loaded.name: texts.lengths}, seed)
 
 
 def collated_evaluation_set(

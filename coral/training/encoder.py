@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,15 +19,15 @@ from coral.plan import AdapterPlan, TrainingPlan, adapted_modules
 from coral.rng import derive_seed
 from coral.training.base import BaseModel
 from coral.training.batches import Indices
-from coral.training.data import ModelInputs, TokenizedTexts, on_device
+from coral.training.data import ModelInputs, Padded, TokenizedTexts, on_device
 from coral.training.dropout import SeededDropout
 from coral.training.factors import Factors
 from coral.training.failures import DivergedError
 from coral.training.folded import fold
 from coral.training.prefix import WHOLE, Entrance, Prefixes
+from coral.training.targets import Target
 
 MAX_TORCH_SEED = 2**63 - 1
-NO_OTHERS: Mapping[str, Tensor] = MappingProxyType({})
 _NAME = "default"
 """PEFT's name of the one adapter."""
 
@@ -39,6 +38,7 @@ class MultiTaskEncoder(nn.Module):
     Attributes:
         adapter: the PEFT model.
         heads: task name to linear head.
+        targets: task name to what its head predicts.
         entrance: where the base may be entered with what is known of its texts.
     """
 
@@ -46,33 +46,33 @@ class MultiTaskEncoder(nn.Module):
         self,
         adapter: PeftModel,
         heads: nn.ModuleDict,
+        targets: Mapping[str, Target],
         pooling: str,
         entrance: Entrance = WHOLE,
     ) -> None:
         super().__init__()
         self.adapter = adapter
         self.heads = heads
+        self.targets = dict(targets)
         self.pooling = pooling
         self.entrance = entrance
 
     def encode_texts(self, texts: ModelInputs, rows: Indices) -> Tensor:
         """Return one float32 vector a text, ``(rows, hidden)``."""
         device = next(self.heads.parameters()).device
+        if isinstance(texts, TokenizedTexts):
+            with self.entrance.used_for(texts, rows):
+                return self.encode(*texts.pad(rows).on(device))
         inputs = {name: on_device(values, device) for name, values in texts.inputs(rows).items()}
-        ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
-        if not isinstance(texts, TokenizedTexts):
-            return self.encode(ids, mask, inputs)
-        with self.entrance.used_for(texts, rows):
-            return self.encode(ids, mask)
+        return self._encoded(inputs)
 
-    def encode(self, ids: Tensor, mask: Tensor, others: Mapping[str, Tensor] = NO_OTHERS) -> Tensor:
-        """Return one float32 vector a text, ``(batch, hidden)``.
+    def encode(self, ids: Tensor, mask: Tensor, segments: Tensor | None = None) -> Tensor:
+        """Return one float32 vector a text, ``(batch, hidden)``."""
+        return self._encoded(Padded(ids, mask, segments).inputs())
 
-        Args:
-            others: that the model reads besides, such as ``pixel_values``.
-        """
-        hidden = self.adapter(input_ids=ids, attention_mask=mask, **others).last_hidden_state
-        return pool(hidden.float(), mask, self.pooling)
+    def _encoded(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        hidden = self.adapter(**inputs).last_hidden_state
+        return pool(hidden.float(), inputs["attention_mask"], self.pooling)
 
     def adapter_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.adapter.parameters() if p.requires_grad]
@@ -255,7 +255,7 @@ def lora_config(
 def adapted(
     base: BaseModel,
     plan: TrainingPlan,
-    classes: Mapping[str, int],
+    targets: Mapping[str, Target],
     seed: int,
     ranks: Mapping[str, int] | None = None,
     prefixes: Prefixes | None = None,
@@ -264,7 +264,7 @@ def adapted(
     """Lend the base with a fresh adapter and heads; it is plain again afterwards.
 
     Args:
-        classes: task name to number of classes.
+        targets: task name to what its head predicts.
         seed: fixes the initial weights.
         ranks: see ``lora_config``.
         prefixes: of the base, to share what lies below the adapter; None to compute it each time.
@@ -278,12 +278,12 @@ def adapted(
     assert isinstance(peft_model, PeftModel)
     try:
         heads = nn.ModuleDict()
-        for task, count in classes.items():
+        for task, target in targets.items():
             torch.manual_seed(derive_seed(seed, "head", task) % MAX_TORCH_SEED)
-            heads[task] = nn.Linear(base.hidden_size, count)
+            heads[task] = nn.Linear(base.hidden_size, target.outputs)
         device = next(base.model.parameters()).device
         pooling = plan.encoding.pooling
-        encoder = MultiTaskEncoder(peft_model, heads.to(device), pooling, entrance)
+        encoder = MultiTaskEncoder(peft_model, heads.to(device), targets, pooling, entrance)
         if plan.adapter.dropout:
             for layer in encoder.layers().values():
                 layer.lora_dropout[_NAME] = SeededDropout(plan.adapter.dropout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,16 +20,16 @@ from coral.training.loop import autocast
 
 RESAMPLES = 500
 
-Probabilities = NDArray[np.float64]
+Predictions = NDArray[np.float64]
 
 
-def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Probabilities]:
-    """Return each task's class probabilities, ``(n, classes)``, in the order of its texts.
+def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Predictions]:
+    """Return each task's predictions as ``Task.score`` takes them, in the order of its texts.
 
     Texts are batched by length, up to a fixed number of tokens, so that little is padded.
 
     Raises:
-        DivergedError: the weights are so large that a probability is not finite.
+        DivergedError: the weights are so large that a prediction is not finite.
     """
     texts = examples.texts
     device = next(encoder.heads.parameters()).device
@@ -40,26 +41,24 @@ def predict(encoder: MultiTaskEncoder, examples: EvaluationSet) -> dict[str, Pro
             with autocast(device):
                 vectors.append(encoder.encode_texts(texts, rows))
         encoded = torch.cat(vectors)[order]
-        probabilities = {
-            task: encoder.heads[task](encoded[torch.from_numpy(rows).to(device)])
-            .double()
-            .softmax(dim=-1)
-            .cpu()
-            .numpy()
+        predictions = {
+            task: encoder.targets[task].predictions(
+                encoder.heads[task](encoded[torch.from_numpy(rows).to(device)])
+            )
             for task, rows in examples.rows.items()
         }
-    require_finite_probabilities(probabilities)
-    return probabilities
+    require_finite_predictions(predictions)
+    return predictions
 
 
-def require_finite_probabilities(probabilities: Mapping[str, Probabilities]) -> None:
+def require_finite_predictions(predictions: Mapping[str, Predictions]) -> None:
     """Check predictions.
 
     Raises:
         DivergedError: one is not finite.
     """
-    if not all(np.isfinite(values).all() for values in probabilities.values()):
-        raise DivergedError("predicted probabilities must be finite; they were not")
+    if not all(np.isfinite(values).all() for values in predictions.values()):
+        raise DivergedError("predictions must be finite; they were not")
 
 
 def views_of(task: Task) -> tuple[str, ...]:
@@ -69,9 +68,9 @@ def views_of(task: Task) -> tuple[str, ...]:
 
 def score_task(
     task: Task,
-    labels: NDArray[np.int64],
-    probabilities: Probabilities,
-    viewed: Mapping[str, Probabilities] | None = None,
+    labels: NDArray[Any],
+    predictions: Predictions,
+    viewed: Mapping[str, Predictions] | None = None,
 ) -> dict[str, float]:
     """Return a task's metrics under ``task.metric``.
 
@@ -81,9 +80,9 @@ def score_task(
     Raises:
         TaskError: the plugin returned other metrics than it declares.
     """
-    scores, told = dict(task.score(labels, probabilities)), "score()"
+    scores, told = dict(task.score(labels, predictions)), "score()"
     if viewed and isinstance(task, ViewedTask):
-        scores |= task.score_views(labels, {PLAIN: probabilities, **viewed})
+        scores |= task.score_views(labels, {PLAIN: predictions, **viewed})
         told = "score() and score_views()"
     if set(scores) != set(task.metrics):
         raise TaskError(
@@ -105,14 +104,14 @@ def with_means(metrics: Mapping[str, float], tasks: Sequence[Task]) -> dict[str,
 
 def bootstrap(
     tasks: Sequence[Task],
-    labels: Mapping[str, NDArray[np.int64]],
-    predictions: Sequence[Mapping[str, Probabilities]],
+    labels: Mapping[str, NDArray[Any]],
+    predictions: Sequence[Mapping[str, Predictions]],
     seed: int,
 ) -> list[dict[str, NDArray[np.float64]]]:
     """Return each finalist's primary metrics over the same resamples of the test examples.
 
     Args:
-        predictions: for each finalist, task name to probabilities.
+        predictions: for each finalist, task name to what it predicted.
 
     Returns:
         For each finalist, ``task.metric`` (and the mean over tasks where the primary metric is

@@ -21,6 +21,7 @@ from coral.training.base import BaseModel, load_base
 from coral.training.data import build_evaluation_set
 from coral.training.encoder import MultiTaskEncoder, require_coverage
 from coral.training.evaluation import predict
+from coral.training.targets import Target
 
 ADAPTER = "adapter_model.safetensors"
 HEADS = "heads.safetensors"
@@ -117,7 +118,7 @@ class Predictor:
         """
         try:
             self.card: dict[str, Any] = json.loads((folder / FACTS).read_text())
-            heads = load_file(folder / HEADS)
+            trained = load_file(folder / HEADS)
             adapted = list(load_file(folder / ADAPTER))
         except (OSError, ValueError, SafetensorError) as error:
             raise ModelError(
@@ -132,40 +133,65 @@ class Predictor:
                 "\nBring back the base model that it was trained on."
             )
         adapter = PeftModel.from_pretrained(self._base.model, str(folder))
+        targets = {n: Target.from_facts(facts) for n, facts in self.card["tasks"].items()}
         modules = nn.ModuleDict(
-            {
-                name: nn.Linear(self._base.hidden_size, len(facts["labels"]))
-                for name, facts in self.card["tasks"].items()
-            }
+            {n: nn.Linear(self._base.hidden_size, t.outputs) for n, t in targets.items()}
         )
         pooling = self.card["plan"]["encoding"]["pooling"]
-        self._encoder = MultiTaskEncoder(adapter, modules.to(torch.device(device)), pooling).eval()
+        heads = modules.to(torch.device(device))
+        self._encoder = MultiTaskEncoder(adapter, heads, targets, pooling).eval()
         try:
             require_coverage(
                 get_peft_model_state_dict(adapter, save_embedding_layers=False), adapted
             )
-            require_coverage(modules.state_dict(), heads)
-            modules.load_state_dict(heads)
+            require_coverage(modules.state_dict(), trained)
+            modules.load_state_dict(trained)
         except (CheckpointError, RuntimeError) as error:
             raise ModelError(f"{folder} does not fit its base model: {error}") from error
 
-    def predict(self, texts: Sequence[str]) -> list[dict[str, dict[str, float]]]:
-        """Return, for each text, task name to label name to probability."""
+    def predict(self, texts: Sequence[str | tuple[str, str]]) -> list[dict[str, dict[str, float]]]:
+        """Return, for each text, task name to label name to prediction.
+
+        Args:
+            texts: for tasks on two texts tuples, or strings in which a tab divides the two.
+
+        Raises:
+            ModelError: there is one text where a task compares two, or two where it reads one.
+        """
         if not texts:
             return []
         tasks = self.card["tasks"]
         sequence_len = self.card["plan"]["encoding"]["sequence_len"]
-        unlabelled = Examples(texts=tuple(texts), labels=np.zeros(len(texts), dtype=np.int64))
+        count = max(facts.get("texts", 1) for facts in tasks.values())
+        contents = [_content(text, count) for text in texts]
+        firsts, *seconds = zip(*contents, strict=True)
+        unlabelled = Examples(
+            texts=firsts,
+            labels=np.zeros(len(contents), dtype=np.int64),
+            pairs=seconds[0] if seconds else (),
+        )
         examples = build_evaluation_set(
             dict.fromkeys(tasks, unlabelled), self._base.tokenizer, sequence_len
         )
-        probabilities = predict(self._encoder, examples)
+        predictions = predict(self._encoder, examples)
         return [
             {
                 name: dict(
-                    zip(facts["labels"], np.round(probabilities[name][i], 6).tolist(), strict=True)
+                    zip(facts["labels"], np.round(predictions[name][i], 6).tolist(), strict=True)
                 )
                 for name, facts in tasks.items()
             }
             for i in range(len(texts))
         ]
+
+
+def _content(text: str | tuple[str, str], count: int) -> tuple[str, ...]:
+    """Return the one text or the two that a task reads."""
+    content = tuple(text.split("\t") if count == 2 else [text]) if isinstance(text, str) else text
+    if len(content) != count:
+        needed = {1: "one text", 2: "two texts, in a line divided by a tab"}[count]
+        raise ModelError(
+            f"the adapter labels {needed}, got {' and '.join(map(repr, content))}.\n"
+            "Correct what is to be labelled."
+        )
+    return content

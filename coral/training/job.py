@@ -25,6 +25,7 @@ from coral.training.factors import Factors, rescaled
 from coral.training.failures import LostWeightsError
 from coral.training.loop import build_optimizer, learning_rate_factors, train_steps
 from coral.training.prefix import Prefixes
+from coral.training.targets import Target
 
 
 @dataclass(slots=True)
@@ -77,20 +78,21 @@ class JobRunner:
     def __init__(
         self,
         base: BaseModel,
-        classes: Mapping[str, int],
+        targets: Mapping[str, Target],
         checkpoints: CheckpointStore,
         train_set: Callable[[TrainingPlan, int], TrainSet],
         report: Callable[[Progress], None],
         prefixes: Prefixes | None,
     ) -> None:
         """Args:
-        classes: task name to number of classes.
+        targets: task name to what its head predicts.
         train_set: gives the train set of a plan and a seed.
         prefixes: of the base, to share what lies below adapters; None to compute it each time.
         """
         self._base = base
         self._prefixes = prefixes
-        self._classes = dict(classes)
+        self.targets = dict(targets)
+        self._outputs = {name: target.outputs for name, target in targets.items()}
         self._checkpoints = checkpoints
         self._train_set = train_set
         self._report = report
@@ -114,7 +116,7 @@ class JobRunner:
         if made is not None:
             ranks = {name: factors.rank for name, factors in made.modules.items()}
         with adapted(
-            self._base, job.plan, self._classes, job.seed, ranks, self._prefixes, job.entrances
+            self._base, job.plan, self.targets, job.seed, ranks, self._prefixes, job.entrances
         ) as encoder:
             optimizer = build_optimizer(encoder, job.plan.schedule)
             if own is not None:
@@ -202,10 +204,10 @@ class JobRunner:
             content = parent.content
         log.notes.append(f"trial {inherited.trial} made again, for {lost}")
         self._checkpoints.put(content)
-        return checkpoint.read(content, self._base.digest, self._classes)
+        return checkpoint.read(content, self._base.digest, self._outputs)
 
     def _read(self, address: str) -> Checkpoint:
-        return checkpoint.read(self._checkpoints.get(address), self._base.digest, self._classes)
+        return checkpoint.read(self._checkpoints.get(address), self._base.digest, self._outputs)
 
     def _inherited(
         self,
@@ -251,14 +253,14 @@ class JobRunner:
         return Position(
             plan=digest_of(job.plan),
             model=self._base.digest,
-            heads=self._classes,
+            heads=self._outputs,
             scaling=job.plan.adapter.scaling,
             stage=stage,
             step=ends[stage + 1],
             cumulative_steps=max((position.cumulative_steps for position in line), default=0),
             teraflops=max((position.teraflops for position in line), default=0.0),
             rewarms=made is not None and not _keeps_moments(made),
-            seen=_seen(line, len(job.stages), len(self._classes)),
+            seen=_seen(line, len(job.stages), len(self._outputs)),
         )
 
 

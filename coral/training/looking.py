@@ -24,19 +24,20 @@ def look_at(
         sequence_len: tokens that texts are cut to.
     """
     splits = {"train": data.train, "validation": data.validation, "test": data.test}
-    cut = tokenize(tokenizer, data.train.texts[:SHOWN], sequence_len)
+    cut = tokenize(tokenizer, data.train.contents[:SHOWN], sequence_len)
     return {
         "splits": {
-            name: _split(split, data.label_names, tokenizer, sequence_len)
-            for name, split in splits.items()
+            name: _split(split, data, tokenizer, sequence_len) for name, split in splits.items()
         },
         "shared_texts": {
-            f"{one} and {two}": len(set(splits[one].texts) & set(splits[two].texts))
+            f"{one} and {two}": len(set(splits[one].contents) & set(splits[two].contents))
             for one, two in combinations(splits, 2)
         },
+        "problem": data.problem,
+        "notes": list(data.notes),
         "examples": [
             {
-                "label": data.label_names[data.train.labels[i]],
+                "label": _told(data, i),
                 "tokens": int(cut.lengths[i]),
                 "text": tokenizer.decode(cut.ids[cut.starts[i] : cut.starts[i + 1]]),
             }
@@ -46,16 +47,13 @@ def look_at(
 
 
 def _split(
-    split: Examples,
-    label_names: tuple[str, ...],
-    tokenizer: PreTrainedTokenizerBase,
-    sequence_len: int,
+    split: Examples, data: TaskData, tokenizer: PreTrainedTokenizerBase, sequence_len: int
 ) -> dict[str, Any]:
-    lengths = np.array([len(ids) for ids in tokenizer(list(split.texts))["input_ids"]])
-    counts = np.bincount(split.labels, minlength=len(label_names))
+    columns = [split.texts, split.pairs] if split.pairs else [split.texts]
+    lengths = np.array([len(ids) for ids in tokenizer(*map(list, columns))["input_ids"]])
     return {
         "examples": len(split),
-        "classes": dict(zip(label_names, counts.tolist(), strict=True)),
+        "labels": dict(zip(data.label_names, _counts(split, data), strict=True)),
         "tokens": {
             "median": int(np.median(lengths)),
             "p95": int(np.quantile(lengths, 0.95)),
@@ -64,3 +62,27 @@ def _split(
         "cut": float((lengths > sequence_len).mean()),
         "tokens_lost": float(np.maximum(lengths - sequence_len, 0).sum() / lengths.sum()),
     }
+
+
+def _counts(split: Examples, data: TaskData) -> list[float]:
+    """Return how many examples have each label; of numbers, the mean of each."""
+    match data.problem:
+        case "single_label":
+            counts = np.bincount(split.labels, minlength=len(data.label_names))
+        case "multi_label":
+            counts = split.labels.sum(axis=0)
+        case "regression":
+            counts = split.labels.mean(axis=0)
+    return [float(count) for count in counts]
+
+
+def _told(data: TaskData, row: int) -> str:
+    """Return what a train example's label says."""
+    label = data.train.labels[row]
+    match data.problem:
+        case "single_label":
+            return data.label_names[int(label)]
+        case "multi_label":
+            return ", ".join(n for n, on in zip(data.label_names, label, strict=True) if on)
+        case "regression":
+            return ", ".join(f"{value:g}" for value in label)

@@ -117,16 +117,16 @@ def _accumulate(
     total = torch.zeros((), device=device)
     for start in range(0, len(rows), size):
         piece = rows[start : start + size]
-        labels = on_device(torch.from_numpy(train_set.labels[piece]), device)
         tasks = train_set.index.task[piece]
         with autocast(device):
             vectors = encoder.encode_texts(train_set.texts, piece)
         loss = total.new_zeros(())
         for number, name in enumerate(train_set.index.tasks):
-            members = on_device(torch.from_numpy((tasks == number).nonzero()[0]), device)
+            (members,) = (tasks == number).nonzero()
             if len(members):
-                logits = encoder.heads[name](vectors[members])
-                loss = loss + nn.functional.cross_entropy(logits, labels[members], reduction="sum")
+                logits = encoder.heads[name](vectors[on_device(torch.from_numpy(members), device)])
+                labels = on_device(train_set.labels_of(number, piece[members]), device)
+                loss = loss + encoder.targets[name].losses(logits, labels).sum()
         loss = loss / len(rows)
         loss.backward()
         total += loss.detach()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from coral.ports import TrainingJob
 from coral.training.base import BaseModel
@@ -19,13 +19,14 @@ from coral.training.course import Course, Leg
 from coral.training.data import (
     EvaluationSet,
     ModelInputs,
+    Padded,
     TokenizedTexts,
     batched_by_length,
     on_device,
     tokens_at_once,
 )
 from coral.training.encoder import pool
-from coral.training.evaluation import Probabilities
+from coral.training.evaluation import Predictions
 from coral.training.failures import DivergedError
 from coral.training.job import Begun, JobLog
 from coral.training.loop import (
@@ -38,9 +39,7 @@ from coral.training.loop import (
 )
 from coral.training.prefix import Entrance, entering
 from coral.training.stacked import Rows, StackedAdamW, StackedAdapters, Weights
-
-IGNORED = -100
-"""Label of a row that has none of a task."""
+from coral.training.targets import Target
 
 Input = tuple[TokenizedTexts, Indices]
 """Texts, and which of them."""
@@ -153,8 +152,14 @@ class Member:
 class Pack:
     """Members on one base, stacked."""
 
-    def __init__(self, base: BaseModel, members: Sequence[Member]) -> None:
+    def __init__(
+        self, base: BaseModel, members: Sequence[Member], targets: Mapping[str, Target]
+    ) -> None:
+        """Args:
+        targets: task name to what its heads predict.
+        """
         self._base = base
+        self._targets = targets
         self._members = members
         self._stacked = StackedAdapters(base, [member.weights for member in members])
         lowest = min(members, key=lambda member: member.entrance.cut)
@@ -187,8 +192,8 @@ class Pack:
                 member.weights, tensors=self._stacked.state(k), moments=optimizer.moments(k)
             )
 
-    def predict(self, examples: EvaluationSet) -> list[dict[str, Probabilities]]:
-        """Return each member's class probabilities, as ``evaluation.predict`` does for one."""
+    def predict(self, examples: EvaluationSet) -> list[dict[str, Predictions]]:
+        """Return each member's predictions, as ``evaluation.predict`` does for one."""
         count = len(self._members)
         texts, device = _tokenized(examples.texts), self._base.device
         batches = batched_by_length(texts.lengths, tokens_at_once(device))
@@ -202,12 +207,12 @@ class Pack:
                     self._encode([(texts, chosen)] * count, rows).unflatten(0, (count, -1))
                 )
             vectors = torch.cat(found, dim=1)[:, order]
-            predictions: list[dict[str, Probabilities]] = [{} for _ in self._members]
+            predictions: list[dict[str, Predictions]] = [{} for _ in self._members]
             for task, chosen in examples.rows.items():
                 own = vectors[:, torch.from_numpy(chosen).to(device)].flatten(0, 1)
                 rows = Rows.of([len(chosen)] * count, [1] * count, device)
                 logits = self._stacked.logits(task, own, rows).unflatten(0, (count, -1))
-                for k, values in enumerate(logits.double().softmax(dim=-1).cpu().numpy()):
+                for k, values in enumerate(self._targets[task].predictions(logits)):
                     predictions[k][task] = values
         return predictions
 
@@ -242,22 +247,25 @@ class Pack:
         """Return each member's mean loss over its batch, ``(members,)``."""
         device = vectors.device
         tasks = self._members[0].course.train_set.index.tasks
-        labels = np.full((len(tasks), sum(rows.counts)), IGNORED, dtype=np.int64)
+        places: list[list[Indices]] = [[] for _ in tasks]
+        labels: list[list[Tensor]] = [[] for _ in tasks]
         start = 0
         for member, count in zip(self._members, rows.counts, strict=True):
             assert member.leg is not None
             train_set, chosen = member.course.train_set, member.leg.batches[member.done]
             own = train_set.index.task[chosen]
-            labels[own, np.arange(start, start + count)] = train_set.labels[chosen]
+            for number in np.unique(own):
+                (members,) = (own == number).nonzero()
+                places[number].append(start + members)
+                labels[number].append(train_set.labels_of(number, chosen[members]))
             start += count
         by_row = vectors.new_zeros(len(vectors))
-        targets = on_device(torch.from_numpy(labels), device)
-        for number, task in enumerate(tasks):
-            if (labels[number] != IGNORED).any():
-                logits = self._stacked.logits(task, vectors, rows)
-                by_row = by_row + nn.functional.cross_entropy(
-                    logits, targets[number], reduction="none", ignore_index=IGNORED
-                )
+        for task, where, encoded in zip(tasks, places, labels, strict=True):
+            if where:
+                at = on_device(torch.from_numpy(np.concatenate(where)), device)
+                logits = self._stacked.logits(task, vectors, rows)[at]
+                losses = self._targets[task].losses(logits, on_device(torch.cat(encoded), device))
+                by_row = by_row.index_add(0, at, losses)
         parts = by_row.split(list(rows.counts))
         return torch.stack([part.sum() / len(part) for part in parts])
 
@@ -270,10 +278,16 @@ class Pack:
         device = self._base.device
         different, place = _different(inputs)
         padded = [texts.pad(chosen) for texts, chosen in different]
-        ids = _filled_up([ids for ids, _ in padded], rows.longest, inputs[0][0].pad_id)
-        mask = _filled_up([mask for _, mask in padded], rows.longest)
+        texts = inputs[0][0]
+        together = Padded(
+            _filled_up([part.ids for part in padded], rows.longest, texts.pad_id),
+            _filled_up([part.mask for part in padded], rows.longest),
+            None
+            if texts.segments is None
+            else _filled_up([p.segments for p in padded if p.segments is not None], rows.longest),
+        )
         picked = on_device(torch.from_numpy(place), device)
-        ids, mask = (on_device(t, device).index_select(0, picked) for t in (ids, mask))
+        given = together.on(device).each(lambda tensor: tensor.index_select(0, picked))
         entrance: AbstractContextManager[None] = nullcontext()
         known = [self._entrance.hidden(texts, chosen) for texts, chosen in different]
         below = [hidden for hidden in known if hidden is not None]
@@ -281,8 +295,8 @@ class Pack:
             hidden = on_device(_filled_up(below, rows.longest), device).index_select(0, picked)
             entrance = entering(self._base.stack, self._entrance.cut, hidden)
         with autocast(device), self._stacked.applied_to(rows), entrance:
-            found = self._base.model(input_ids=ids, attention_mask=mask).last_hidden_state
-        return pool(found.float(), mask, self._pooling)
+            found = self._base.model(**given.inputs()).last_hidden_state
+        return pool(found.float(), given.mask, self._pooling)
 
     def _collect(self) -> None:
         """Move pending losses and norms to the members' logs."""

@@ -28,7 +28,13 @@ from torch import Tensor, nn
 from coral.sharing import highest_kept
 from coral.training.base import BaseModel
 from coral.training.batches import Indices
-from coral.training.data import TokenizedTexts, batched_by_length, on_device, tokens_at_once
+from coral.training.data import (
+    Padded,
+    TokenizedTexts,
+    batched_by_length,
+    on_device,
+    tokens_at_once,
+)
 
 TOLERANCE = 1e-5
 """How far the last hidden states may differ, relative to their largest, for a base to be shared."""
@@ -313,7 +319,7 @@ class Prefixes:
             (c for digest, c in self._prefixes if digest == texts.digest and c < cut), default=0
         )
         with Entrance(cut=lower, prefixes=self).used_for(texts, rows):
-            return self._compute(*texts.pad(rows), cut)
+            return self._compute(texts.pad(rows), cut)
 
     def _gives_the_same(self, cut: int) -> bool:
         """Return whether entering a layer with what it was given before changes nothing."""
@@ -322,26 +328,23 @@ class Prefixes:
         mask = torch.ones_like(ids)
         mask[1, TRIED_TOKENS // 2 :] = 0
         try:
-            whole = self._last_hidden(ids, mask)
-            hidden = self._compute(ids, mask, cut) * mask.unsqueeze(-1).to(self.base.device)
+            padded = Padded(ids, mask)
+            whole = self._last_hidden(padded)
+            hidden = self._compute(padded, cut) * mask.unsqueeze(-1).to(self.base.device)
             with entering(self.base.stack, cut, hidden):
-                entered = self._last_hidden(ids, mask)
+                entered = self._last_hidden(padded)
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
             return False  # its layers take or give something else than one tensor
         difference = (entered - whole)[mask.bool()].abs().max()
         return bool(difference <= TOLERANCE * whole[mask.bool()].abs().max())
 
     @torch.no_grad()
-    def _compute(self, ids: Tensor, mask: Tensor, cut: int) -> Tensor:
-        return hidden_before(self.base.model, self.base.stack, cut, **self._inputs(ids, mask))
+    def _compute(self, texts: Padded, cut: int) -> Tensor:
+        inputs = texts.on(self.base.device).inputs()
+        return hidden_before(self.base.model, self.base.stack, cut, **inputs)
 
     @torch.no_grad()
-    def _last_hidden(self, ids: Tensor, mask: Tensor) -> Tensor:
-        found: Tensor = self.base.model(**self._inputs(ids, mask)).last_hidden_state
+    def _last_hidden(self, texts: Padded) -> Tensor:
+        inputs = texts.on(self.base.device).inputs()
+        found: Tensor = self.base.model(**inputs).last_hidden_state
         return found.float().cpu()
-
-    def _inputs(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        return {
-            "input_ids": ids.to(self.base.device),
-            "attention_mask": mask.to(self.base.device),
-        }

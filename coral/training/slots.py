@@ -94,7 +94,7 @@ def _seconds(base: BaseModel, runner: JobRunner, jobs: Sequence[TrainingJob]) ->
                 return time.perf_counter() - started
             members.append(Member.of(begun, JobLog()))
     started = time.perf_counter()
-    Pack(base, members).train()
+    Pack(base, members, runner.targets).train()
     return time.perf_counter() - started
 
 

@@ -23,6 +23,7 @@ from coral.ports import (
     Progress,
     ProxiedTask,
     Survey,
+    Task,
     TaskSurvey,
     TrainingJob,
     ViewedTask,
@@ -44,11 +45,11 @@ from coral.training.data import (
     evaluation_part,
 )
 from coral.training.evaluation import (
-    Probabilities,
+    Predictions,
     bootstrap,
     interval,
     predict,
-    require_finite_probabilities,
+    require_finite_predictions,
     score_task,
     views_of,
     with_means,
@@ -63,14 +64,13 @@ from coral.training.slots import best, slot_rates
 CURVE_POINTS = 200
 SURVEY_LENGTH = 512
 """Texts are measured for the survey up to this many tokens."""
-
 NOTHING_SHARED = (
-    "task {task} makes the model's inputs itself: nothing below adapters is shared between genomes,"
+    "the task makes the model's inputs itself: nothing below adapters is shared between genomes,"
     " and they train one at a time"
 )
 
-Predictions = Mapping[str, Mapping[str, Probabilities]]
-"""By view, the plain one among them, and task."""
+Viewed = Mapping[str, Mapping[str, Predictions]]
+"""What was predicted by view, the plain one among them, and task."""
 
 
 class LoraTrainer:
@@ -99,10 +99,10 @@ class LoraTrainer:
         """
         self._processor = processor
         self._collating = _collating_task(tasks)
-        self._notes = tuple(n for loaded in tasks.values() for n in loaded.data.notes)
+        self._notes: tuple[str, ...] = ()
         if self._collating is not None:
             if prefixes is not None or slots != 1:
-                self._notes += (NOTHING_SHARED.format(task=self._collating.name),)
+                self._notes = (NOTHING_SHARED,)
             prefixes, slots = None, 1
         self._fixed_slots = slots
         self._remembered = remembered
@@ -112,8 +112,10 @@ class LoraTrainer:
         self._prefixes = prefixes
         self._train_sets: dict[tuple[int, int], TrainSet] = {}
         self._splits: dict[tuple[str, int, float, str], EvaluationSet] = {}
-        classes = {name: len(loaded.data.label_names) for name, loaded in tasks.items()}
-        self._runner = JobRunner(base, classes, checkpoints, self._train_set, report, prefixes)
+        self._targets = {name: loaded.target for name, loaded in tasks.items()}
+        self._runner = JobRunner(
+            base, self._targets, checkpoints, self._train_set, report, prefixes
+        )
 
     @cached_property
     def slot_rates(self) -> dict[int, float]:
@@ -146,9 +148,12 @@ class LoraTrainer:
                     train_examples=len(loaded.data.train),
                     validation_examples=len(loaded.data.validation),
                     test_examples=len(loaded.data.test),
-                    proxies=dict(loaded.task.proxies)
-                    if isinstance(loaded.task, ProxiedTask)
-                    else {},
+                    problem=loaded.data.problem,
+                    center=self._targets[name].center,
+                    spread=self._targets[name].spread,
+                    texts=2 if loaded.data.train.pairs else 1,
+                    notes=(*loaded.data.notes, *self._notes),
+                    proxies=_proxies_of(loaded.task),
                 )
                 for name, loaded in self._tasks.items()
             ),
@@ -160,7 +165,6 @@ class LoraTrainer:
             hidden_size=self._base.hidden_size,
             slots=self.slots,
             slot_rates=tuple(self.slot_rates.items()),
-            notes=self._notes,
         )
 
     def train(self, jobs: Sequence[TrainingJob]) -> Iterator[Outcome]:
@@ -202,7 +206,7 @@ class LoraTrainer:
                     yield self._failed(job, log, error)
             try:
                 if members and not any(member.ended for member in members):
-                    Pack(self._base, members).train()
+                    Pack(self._base, members, self._targets).train()
                 ended = [member for member in members if member.ended]
                 outcomes = list(self._evaluated(ended))
             except Exception as error:
@@ -229,7 +233,7 @@ class LoraTrainer:
         for texts, together in by_texts.items():
             started = time.perf_counter()
             views = self._views("validation", *texts)
-            pack = Pack(self._base, together)
+            pack = Pack(self._base, together, self._targets)
             by_view = {view: pack.predict(examples) for view, examples in views.items()}
             seconds = (time.perf_counter() - started) / len(together)
             for i, member in enumerate(together):
@@ -240,12 +244,12 @@ class LoraTrainer:
         self,
         member: Member,
         examples: EvaluationSet,
-        predicted: Predictions,
+        predicted: Viewed,
         seconds: float,
     ) -> Outcome:
         try:
             for by_task in predicted.values():
-                require_finite_probabilities(by_task)
+                require_finite_predictions(by_task)
             return self._outcome(
                 member.job,
                 member.log,
@@ -362,9 +366,7 @@ class LoraTrainer:
             peak_memory_bytes=peak_bytes(self._base.device),
         )
 
-    def _metrics(
-        self, predictions: Predictions, labels: Mapping[str, NDArray[np.int64]]
-    ) -> dict[str, float]:
+    def _metrics(self, predictions: Viewed, labels: Mapping[str, NDArray[Any]]) -> dict[str, float]:
         """Score predictions; what a plugin raises becomes a ``TaskError`` with its traceback."""
         metrics: dict[str, float] = {}
         for name, loaded in self._tasks.items():
@@ -433,6 +435,10 @@ def _collating_task(tasks: Mapping[str, LoadedTask]) -> LoadedTask | None:
             f" run, got {', '.join(tasks)}.\nGive the other tasks runs of their own."
         )
     return found
+
+
+def _proxies_of(task: Task) -> dict[str, str]:
+    return dict(task.proxies) if isinstance(task, ProxiedTask) else {}
 
 
 def _cost(logs: Sequence[StageLog], evaluation_seconds: float = 0.0) -> Cost:

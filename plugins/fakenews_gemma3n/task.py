@@ -16,7 +16,8 @@ from coral.errors import TaskError
 from coral.ports import DataContext, Examples, TaskData
 from coral.records import Direction
 from coral.tasks import PERTURBED, TEXT_ONLY, ClassificationScoring, perturbed
-from coral.tasks.columns import chosen_column, labels_in, text_and_label, texts_in
+from coral.tasks.columns import LABEL_NAMES, label_columns, one_column, text_columns, texts_in
+from coral.tasks.labels import classes_in
 from coral.tasks.reading import Rows, read
 from coral.tasks.splitting import Shares, split
 
@@ -117,8 +118,9 @@ class FakeNews:
         require_pillow(self.name)
         found = read(self.name, self.path, self.subset, self.revision, context.cache_dir)
         columns = list(found["train"])
-        text, label = text_and_label(self.name, columns, self.text, self.label)
-        image = chosen_column(self.name, IMAGE, self.image, columns, IMAGE_NAMES)
+        (text,) = text_columns(self.name, columns, self.text, 1)
+        (label,) = label_columns(self.name, columns, self.label, LABEL_NAMES, (text,))
+        image = one_column(self.name, IMAGE, columns, self.image, IMAGE_NAMES)
         labels, names = self._labels(found, label)
         parts, notes = {}, []
         for part, rows in found.items():
@@ -205,7 +207,7 @@ class FakeNews:
         self, found: Mapping[str, Rows], column: str
     ) -> tuple[dict[str, NDArray[np.int64]], tuple[str, ...]]:
         """Return class indices by split, fake being 1, and the names of the classes."""
-        labels, names = labels_in(self.name, found, column)
+        labels, names = classes_in(self.name, found, (column,))
         if len(names) != 2:
             raise TaskError(
                 f"task {self.name!r}: label must tell real from fake, but {column!r} holds"

@@ -1,5 +1,15 @@
 """Tasks on texts from files and from the hub, described in the config alone."""
 
-from .task import TextClassification
+from functools import partial
 
-TASKS = {"text-classification": TextClassification}
+from .suggesting import suggest
+from .task import TextTask
+
+TASKS = {
+    "text-classification": partial(TextTask, "classification"),
+    "text-pair-classification": partial(TextTask, "pair-classification"),
+    "multilabel-classification": partial(TextTask, "multilabel"),
+    "regression": partial(TextTask, "regression"),
+}
+
+__all__ = ["TASKS", "suggest"]

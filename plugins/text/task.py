@@ -1,120 +1,217 @@
-"""Classification of texts."""
+"""Tasks on texts whose labels stand beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coral.errors import TaskError
-from coral.ports import DataContext, Examples, TaskData
+from coral.ports import DataContext, Examples, Problem, TaskData
 from coral.records import Direction
-from coral.tasks import CLASSIFICATION_METRICS, PERTURBED, ClassificationScoring, perturbed
-from coral.tasks.columns import labels_in, text_and_label, texts_in
+from coral.tasks import (
+    CLASSIFICATION_METRICS,
+    MULTILABEL_METRICS,
+    PERTURBED,
+    REGRESSION_METRICS,
+    ClassificationScoring,
+    perturbed,
+    score_classification,
+    score_multilabel,
+    score_regression,
+)
+from coral.tasks.columns import (
+    LABEL_NAMES,
+    NUMBER_NAMES,
+    Named,
+    label_columns,
+    text_columns,
+    texts_in,
+)
+from coral.tasks.labels import Labels, classes_in, label_sets_in, numbers_in, strata_of
 from coral.tasks.reading import Rows, read
 from coral.tasks.splitting import Shares, split
 
+Kind = Literal["classification", "pair-classification", "multilabel", "regression"]
 
-@dataclass(frozen=True, slots=True)
-class TextClassification:
-    """Tell the class of a text.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sort:
+    """What sets one kind of task apart.
 
     Attributes:
+        texts: an example.
+        usual: names of a column of labels.
+        labels: reads them: ``(task, parts, columns) -> (labels by split, their names)``.
+    """
+
+    problem: Problem
+    metrics: Mapping[str, Literal["max", "min"]]
+    score: Callable[[NDArray[Any], NDArray[np.float64]], dict[str, float]]
+    labels: Callable[[str, Mapping[str, Rows], Sequence[str]], tuple[Labels, tuple[str, ...]]]
+    texts: int = 1
+    usual: Sequence[str] = LABEL_NAMES
+
+
+CLASSES = Sort(
+    problem="single_label",
+    metrics=CLASSIFICATION_METRICS,
+    score=score_classification,
+    labels=classes_in,
+)
+PAIRS = Sort(
+    problem="single_label",
+    metrics=CLASSIFICATION_METRICS,
+    score=score_classification,
+    labels=classes_in,
+    texts=2,
+)
+LABEL_SETS = Sort(
+    problem="multi_label",
+    metrics=MULTILABEL_METRICS,
+    score=score_multilabel,
+    labels=label_sets_in,
+)
+NUMBERS = Sort(
+    problem="regression",
+    metrics=REGRESSION_METRICS,
+    score=score_regression,
+    labels=numbers_in,
+    usual=NUMBER_NAMES,
+)
+SORTS: Mapping[Kind, Sort] = {
+    "classification": CLASSES,
+    "pair-classification": PAIRS,
+    "multilabel": LABEL_SETS,
+    "regression": NUMBERS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TextTask:
+    """Tell the class of a text or of two, its labels, or numbers.
+
+    Attributes:
+        kind: which of these.
         path: a CSV, TSV, JSON, JSONL, Parquet, Arrow or text file, a folder or glob of such files,
             a URL that fsspec opens, a folder of ``datasets.save_to_disk``, or a hub id.
-        text, label: columns; None for the only one that is named like one.
+        text: column of texts, or the two columns of a pair; None for the only ones that are named
+            like that.
+        label: column of labels; for several labels or numbers also a list of columns.
         name: of the task.
         subset, revision: of a hub id.
         group: column whose rows stay in one split.
         validation_share, test_share: of the rows, where the data has no such split.
         split_seed: of the splits that are made.
-        metrics: names of those that it is scored by, the primary one first; then each metric's
-            better direction.
+        metrics: names of those that it is scored by, the primary one first, where it tells
+            classes; then each metric's better direction.
     """
 
+    kind: Kind
     path: str
     _: KW_ONLY
-    text: str | None = None
-    label: str | None = None
-    name: str = "text-classification"
+    text: Named = None
+    label: Named = None
+    name: str = "text"
     subset: str | None = None
     revision: str | None = None
     group: str | None = None
     validation_share: float = 0.1
     test_share: float = 0.1
     split_seed: int = 0
-    metrics: Sequence[str] | Mapping[str, Direction] = tuple(CLASSIFICATION_METRICS)
-    _scoring: ClassificationScoring = field(init=False, repr=False)
+    metrics: Sequence[str] | Mapping[str, Direction] | None = None
+    _scoring: ClassificationScoring | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         Shares(validation=self.validation_share, test=self.test_share).check(self.name)
-        scoring = ClassificationScoring.of(self.name, self.metrics, views=(PERTURBED,))
-        object.__setattr__(self, "_scoring", scoring)
-        object.__setattr__(self, "metrics", scoring.metrics)
+        sort = SORTS[self.kind]
+        if sort.problem == "single_label":
+            names = tuple(sort.metrics) if self.metrics is None else self.metrics
+            scoring = ClassificationScoring.of(self.name, names, views=(PERTURBED,))
+            object.__setattr__(self, "_scoring", scoring)
+            object.__setattr__(self, "metrics", scoring.metrics)
+            return
+        if self.metrics is not None:
+            raise TaskError(
+                f"task {self.name!r}: metrics can be chosen only where classes are told, got"
+                f" {self.metrics!r}.\nRemove it; {self.kind} has {', '.join(sort.metrics)}."
+            )
+        object.__setattr__(self, "metrics", sort.metrics)
 
     @property
     def primary_metric(self) -> str:
-        return self._scoring.primary_metric
+        return next(iter(self.metrics))
 
     @property
     def views(self) -> tuple[str, ...]:
-        return self._scoring.views
+        return () if self._scoring is None else self._scoring.views
 
     def load(self, context: DataContext) -> TaskData:
         """Return the data's own splits, and those that are missing made of the train split.
 
         Raises:
-            TaskError: the data can't be read, or is not texts with at least two classes.
+            TaskError: the data can't be read, or is not texts with labels of this kind.
         """
+        sort = SORTS[self.kind]
         found = read(self.name, self.path, self.subset, self.revision, context.cache_dir)
-        text, label = text_and_label(self.name, list(found["train"]), self.text, self.label)
-        texts = {part: texts_in(self.name, rows, text) for part, rows in found.items()}
-        labels, names = labels_in(self.name, found, label)
-        parts = {part: (texts[part], labels[part]) for part in found}
+        columns = list(found["train"])
+        texts = text_columns(self.name, columns, self.text, sort.texts)
+        columns = label_columns(self.name, columns, self.label, sort.usual, texts)
+        labels, names = sort.labels(self.name, found, columns)
+        parts = {part: self._examples(rows, texts, labels[part]) for part, rows in found.items()}
         if len(parts) < 3:
             train = parts["train"]
-            groups = self._groups(found["train"])
             shares = Shares(
                 validation=0.0 if "validation" in parts else self.validation_share,
                 test=0.0 if "test" in parts else self.test_share,
             )
-            made = split(self.name, *train, groups, shares, self.split_seed)
-            parts |= {
-                part: ([train[0][i] for i in rows], train[1][rows]) for part, rows in made.items()
-            }
+            made = split(
+                self.name,
+                ["\n".join(content) for content in train.contents],
+                strata_of(train.labels),
+                self._groups(found["train"]),
+                shares,
+                self.split_seed,
+            )
+            parts |= {part: train.take(rows) for part, rows in made.items()}
         return TaskData(
-            train=_examples(*parts["train"]),
-            validation=_examples(*parts["validation"]),
-            test=_examples(*parts["test"]),
+            train=parts["train"],
+            validation=parts["validation"],
+            test=parts["test"],
             label_names=names,
+            problem=sort.problem,
+            notes=self._notes(texts, columns),
         )
 
-    @classmethod
-    def suggest(cls, data: str, context: DataContext) -> dict[str, str]:
-        """Return options for some data, the guessed columns among them.
-
-        Raises:
-            TaskError: it can't be read, or the columns can't be guessed.
-        """
-        train = read(data, data, None, None, context.cache_dir)["train"]
-        text, label = text_and_label(data, list(train))
-        return {"path": data, "text": text, "label": label}
-
-    def score(
-        self, labels: NDArray[np.int64], probabilities: NDArray[np.float64]
-    ) -> Mapping[str, float]:
-        return self._scoring.score(labels, probabilities)
+    def score(self, labels: NDArray[Any], predictions: NDArray[np.float64]) -> Mapping[str, float]:
+        if self._scoring is not None:
+            return self._scoring.score(labels, predictions)
+        return SORTS[self.kind].score(labels, predictions)
 
     def view(self, examples: Examples, name: str) -> Examples:
         """Return examples with slips in their texts, the one view there is."""
         return perturbed(examples)
 
     def score_views(
-        self, labels: NDArray[np.int64], predictions: Mapping[str, NDArray[np.float64]]
+        self, labels: NDArray[Any], predictions: Mapping[str, NDArray[np.float64]]
     ) -> Mapping[str, float]:
-        return self._scoring.score_views(labels, predictions)
+        return {} if self._scoring is None else self._scoring.score_views(labels, predictions)
+
+    def _examples(self, rows: Rows, columns: Sequence[str], labels: NDArray[Any]) -> Examples:
+        texts, *pairs = (tuple(texts_in(self.name, rows, column)) for column in columns)
+        return Examples(texts=texts, labels=labels, pairs=pairs[0] if pairs else ())
+
+    def _notes(self, texts: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+        """Return which columns were guessed."""
+        guessed = [
+            f"{role}: {', '.join(columns)}"
+            for role, named, columns in (("text", self.text, texts), ("label", self.label, labels))
+            if named is None
+        ]
+        return (f"guessed the columns {'; '.join(guessed)}",) if guessed else ()
 
     def _groups(self, rows: Rows) -> list[str] | None:
         if self.group is None:
@@ -125,7 +222,3 @@ class TextClassification:
                 f"Its columns are {', '.join(rows)}."
             )
         return [str(value) for value in rows[self.group]]
-
-
-def _examples(texts: Sequence[str], labels: NDArray[np.int64]) -> Examples:
-    return Examples(texts=tuple(texts), labels=np.asarray(labels, dtype=np.int64))

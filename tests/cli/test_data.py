@@ -33,7 +33,7 @@ def test_data_shows_splits_lengths_and_examples_as_the_model_sees_them(project: 
     sizes = {name: split["examples"] for name, split in task["splits"].items()}
     assert sizes == {"train": 192, "validation": 90, "test": 90}
     train = task["splits"]["train"]
-    assert train["classes"] == {"red": 64, "green": 64, "blue": 64}
+    assert train["labels"] == {"red": 64, "green": 64, "blue": 64}
     # Three to eight words and the colour, between [CLS] and [SEP].
     assert 6 <= train["tokens"]["median"] <= train["tokens"]["longest"] <= 11
     assert 0.5 < train["cut"] < 1
@@ -41,7 +41,7 @@ def test_data_shows_splits_lengths_and_examples_as_the_model_sees_them(project: 
     for example in task["examples"]:
         assert example["tokens"] <= 6
         assert example["text"].startswith("[CLS]")
-        assert example["label"] in train["classes"]
+        assert example["label"] in train["labels"]
 
 
 def test_data_on_the_screen_names_texts_that_are_in_two_splits(project: Path) -> None:
@@ -60,7 +60,7 @@ def test_plugins_are_listed_with_what_they_provide_and_the_broken_ones(project: 
     told = invoke("plugins")
     assert f"toy  colours\n    {project}/plugins/toy" in told
     assert "broken  broken: ModuleNotFoundError" in told
-    assert "text  text-classification" in told
+    assert "text  multilabel-classification, regression, text-classification, text-pair" in told
     listed = {plugin["name"]: plugin for plugin in json.loads(invoke("plugins", "--json"))}
     assert listed["docstrings"]["tasks"] == ["docstring_kind", "docstring_library"]
     assert listed["toy"]["error"] is None

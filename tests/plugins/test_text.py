@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ ROWS = [
 ]
 
 Load = Callable[..., TaskData]
+Build = Callable[..., Task]
 
 
 @pytest.fixture
@@ -36,6 +37,20 @@ def load(tmp_path: Path) -> Load:
         return task.load(DataContext(cache_dir=tmp_path / "cache"))
 
     return load
+
+
+@pytest.fixture
+def build() -> Build:
+    registry = discover()
+
+    def build(kind: str, path: Path, **options: Any) -> Task:
+        return registry.build(kind, {"path": str(path), "name": "mine", **options})
+
+    return build
+
+
+def loaded(task: Task, folder: Path) -> TaskData:
+    return task.load(DataContext(cache_dir=folder / "cache"))
 
 
 def write_csv(path: Path, rows: list[dict[str, Any]] = ROWS, delimiter: str = ",") -> Path:
@@ -274,3 +289,124 @@ class TestBadInput:
 
         monkeypatch.setattr(datasets, "load_dataset", offline)
         assert "has in its cache" in self.refused(load, "someone/reviews")
+
+
+class TestPairs:
+    """Two texts an example."""
+
+    ROWS: ClassVar = [
+        {"premise": f"it is {i}", "hypothesis": f"it is {i + i % 3}", "label": CLASSES[i % 3]}
+        for i in range(60)
+    ]
+
+    def test_both_texts_are_read_and_stay_together(self, tmp_path: Path, build: Build) -> None:
+        path = write_csv(tmp_path / "nli.csv", self.ROWS)
+        data = loaded(build("text-pair-classification", path), tmp_path)
+        for split in (data.train, data.validation, data.test):
+            for first, second in zip(split.texts, split.pairs, strict=True):
+                row = self.ROWS[int(first.split()[-1])]
+                assert (first, second) == (row["premise"], row["hypothesis"])
+        assert data.notes == ("guessed the columns text: premise, hypothesis; label: label",)
+
+    def test_one_column_is_too_few(self, tmp_path: Path, build: Build) -> None:
+        path = write_csv(tmp_path / "nli.csv", self.ROWS)
+        with pytest.raises(TaskError, match="must name two columns"):
+            loaded(build("text-pair-classification", path, text="premise"), tmp_path)
+
+
+class TestLabelSets:
+    """Any number of labels an example."""
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            {"label": "a|b", "none": "", "last": "b"},
+            {"label": ["a", "b"], "none": [], "last": ["b"]},
+        ],
+    )
+    def test_lists_and_separated_texts_say_which_labels_are_set(
+        self, tmp_path: Path, build: Build, written: dict[str, Any]
+    ) -> None:
+        rows = [
+            {"text": f"text {i} {name}", "label": value}
+            for i in range(20)
+            for name, value in written.items()
+        ]
+        path = write_lines(tmp_path / "sets.jsonl", rows)
+        data = loaded(build("multilabel-classification", path), tmp_path)
+        assert data.label_names == ("a", "b")
+        expected = {"label": [1, 1], "none": [0, 0], "last": [0, 1]}
+        for text, flags in zip(data.train.texts, data.train.labels.tolist(), strict=True):
+            assert flags == expected[text.split()[-1]]
+
+    def test_columns_of_flags_are_labels(self, tmp_path: Path, build: Build) -> None:
+        rows = [{"text": f"t {i}", "rude": i % 2, "loud": str(i % 3 == 0)} for i in range(60)]
+        path = write_csv(tmp_path / "flags.csv", rows)
+        data = loaded(build("multilabel-classification", path, label=["rude", "loud"]), tmp_path)
+        assert data.label_names == ("rude", "loud")
+        for text, flags in zip(data.train.texts, data.train.labels.tolist(), strict=True):
+            number = int(text.split()[-1])
+            assert flags == [number % 2, int(number % 3 == 0)]
+
+    def test_a_flag_that_is_none_is_named_with_its_row(self, tmp_path: Path, build: Build) -> None:
+        rows = [{"text": f"t {i}", "rude": 2 if i == 7 else 0, "loud": 1} for i in range(20)]
+        path = write_csv(tmp_path / "flags.csv", rows)
+        with pytest.raises(TaskError, match="'rude' must hold 0 or 1, but row 7 holds 2"):
+            loaded(build("multilabel-classification", path, label=["rude", "loud"]), tmp_path)
+
+
+class TestNumbers:
+    """Numbers to predict."""
+
+    ROWS: ClassVar = [{"text": f"it costs {i}", "score": 1000 + 2.5 * i} for i in range(80)]
+
+    def test_numbers_keep_their_unit_and_every_split_spans_them(
+        self, tmp_path: Path, build: Build
+    ) -> None:
+        data = loaded(build("regression", write_csv(tmp_path / "n.csv", self.ROWS)), tmp_path)
+        assert data.label_names == ("score",)
+        for split in (data.train, data.validation, data.test):
+            numbers = [1000 + 2.5 * int(text.split()[-1]) for text in split.texts]
+            assert split.labels[:, 0].tolist() == numbers
+            assert np.ptp(numbers) > 100
+
+    @pytest.mark.parametrize(
+        ("value", "told"),
+        [("cheap", "must hold numbers, but row 3 holds 'cheap'"), (None, "row 3 holds None")],
+    )
+    def test_what_is_no_number_is_named_with_its_row(
+        self, tmp_path: Path, build: Build, value: str | None, told: str
+    ) -> None:
+        rows = [{"text": f"t {i}", "score": str(i) if i != 3 else value} for i in range(20)]
+        with pytest.raises(TaskError, match=told):
+            loaded(build("regression", write_lines(tmp_path / "n.jsonl", rows)), tmp_path)
+
+    def test_one_number_alone_is_refused(self, tmp_path: Path, build: Build) -> None:
+        rows = [{"text": f"t {i}", "score": 2.0} for i in range(20)]
+        with pytest.raises(TaskError, match="must hold different numbers, it holds 2 alone"):
+            loaded(build("regression", write_csv(tmp_path / "n.csv", rows)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "kind", "options"),
+    [
+        (ROWS, "text-classification", {"text": "review", "label": "stars"}),
+        (
+            TestPairs.ROWS,
+            "text-pair-classification",
+            {"text": ["premise", "hypothesis"], "label": "label"},
+        ),
+        (TestNumbers.ROWS, "regression", {"text": "text", "label": "score"}),
+        (
+            [{"text": f"t {i}", "labels": ["a"] * (i % 2)} for i in range(20)],
+            "multilabel-classification",
+            {"text": "text", "label": "labels"},
+        ),
+    ],
+)
+def test_what_data_are_for_is_told_by_their_columns(
+    tmp_path: Path, rows: list[dict[str, Any]], kind: str, options: dict[str, Any]
+) -> None:
+    path = str(write_lines(tmp_path / "data.jsonl", rows))
+    found = discover().suggest(path, DataContext(cache_dir=tmp_path / "cache"))
+    assert found == (kind, {"path": path, **options})

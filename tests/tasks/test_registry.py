@@ -266,24 +266,21 @@ class TestSuggestions:
 
     CONTEXT = DataContext(cache_dir=Path("unused"))
 
-    def looking(self, found: dict[str, str] | str) -> Any:
-        class Looking:
-            @classmethod
-            def suggest(cls, data: str, context: DataContext) -> dict[str, str]:
-                if isinstance(found, str):
-                    raise TaskError(found)
-                return {"path": data, **found}
+    def looking(self, found: dict[str, str] | str) -> Plugin:
+        def suggest(data: str, context: DataContext) -> tuple[str, dict[str, str]]:
+            if isinstance(found, str):
+                raise TaskError(found)
+            return "able", {"path": data, **found}
 
-        return Looking
+        return Plugin(name="looking", origin="here", suggest=suggest)
 
     def test_the_first_that_knows_the_data_suggests_its_options(self) -> None:
-        able = registry_of(
-            plain=object, blind=self.looking("no texts"), able=self.looking({"text": "t"})
-        )
+        one, two = self.looking("no texts"), self.looking({"text": "t"})
+        able = Registry(plugins=(*registry_of(plain=object).plugins, one, two))
         assert able.suggest("d.csv", self.CONTEXT) == ("able", {"path": "d.csv", "text": "t"})
 
     def test_where_none_does_the_first_says_why(self) -> None:
-        blind = registry_of(one=self.looking("no texts"), two=self.looking("no images"))
+        blind = Registry(plugins=(self.looking("no texts"), self.looking("no images")))
         with pytest.raises(TaskError, match="no texts"):
             blind.suggest("d.csv", self.CONTEXT)
 

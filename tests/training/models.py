@@ -34,6 +34,7 @@ from coral.ports import DataContext, Examples, TaskData
 from coral.records import Direction
 from coral.tasks import CLASSIFICATION_METRICS, score_classification
 from coral.training.data import LoadedTask
+from coral.training.targets import Target
 
 COLOURS = ("red", "green", "blue")
 ANIMALS = ("cat", "dog")
@@ -89,6 +90,11 @@ class BrokenTask(KeywordTask):
 
 def load(*tasks: KeywordTask) -> dict[str, LoadedTask]:
     return {task.name: LoadedTask(task=task, data=task.load()) for task in tasks}
+
+
+def targets(classes: Mapping[str, int]) -> dict[str, Target]:
+    """Return what heads predict that tell classes."""
+    return {n: Target(problem="single_label", outputs=count) for n, count in classes.items()}
 
 
 def colours(train_examples: int = 48) -> KeywordTask:

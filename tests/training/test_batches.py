@@ -280,8 +280,7 @@ def stratified_index(size: int = 400) -> TrainIndex:
     """One task; a quarter of its examples, the long ones, are of a stratum of their own."""
     strata = (np.arange(size) % 4 == 0).astype(np.int64)
     lengths = stream(0, "stratified").integers(3, 20, size) + 100 * strata
-    labels = {"task": np.arange(size) % 2}
-    return build_index(labels, {"task": lengths}, seed=0, strata=strata)
+    return build_index({"task": strata}, {"task": lengths}, seed=0, keep_strata=True)
 
 
 @pytest.mark.parametrize("percentage", [5, 20, 50])

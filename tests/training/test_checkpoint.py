@@ -15,6 +15,7 @@ from coral.training.checkpoint import Position
 from coral.training.encoder import MultiTaskEncoder, adapted
 from coral.training.loop import build_optimizer, learning_rate_factors
 from tests.training.conftest import SEED, plan
+from tests.training.models import targets
 
 HEADS = {"one": 2, "two": 3}
 POSITION = Position(
@@ -33,7 +34,7 @@ CHILD = SchedulePlan(learning_rate=1e-3, weight_decay=0.125, head_lr_multiplier=
 
 @pytest.fixture
 def encoder(base: BaseModel) -> Iterator[MultiTaskEncoder]:
-    with adapted(base, plan(), HEADS, SEED) as encoder:
+    with adapted(base, plan(), targets(HEADS), SEED) as encoder:
         yield encoder
 
 
@@ -151,6 +152,8 @@ def test_what_is_no_checkpoint_is_refused(content: bytes) -> None:
 def test_equal_weights_make_equal_bytes(base: BaseModel) -> None:
     contents = []
     for _ in range(2):
-        with adapted(base, with_values(plan(), {"adapter.dora": True}), {"one": 2}, SEED) as made:
+        with adapted(
+            base, with_values(plan(), {"adapter.dora": True}), targets({"one": 2}), SEED
+        ) as made:
             contents.append(dump_after_steps(made, 2))
     assert contents[0] == contents[1]

@@ -25,13 +25,13 @@ def examples(texts: list[str]) -> Examples:
 
 
 def test_texts_are_padded_on_the_right_and_the_mask_marks_what_is_real(base: BaseModel) -> None:
-    ids, mask = tokenize(base.tokenizer, ("red w1", "blue"), 8).pad(np.array([1, 0]))
+    ids, mask, _ = tokenize(base.tokenizer, ("red w1", "blue"), 8).pad(np.array([1, 0]))
     assert ids.tolist() == [[CLS, WORD["blue"], SEP, 0], [CLS, WORD["red"], WORD["w1"], SEP]]
     assert mask.tolist() == [[1, 1, 1, 0], [1, 1, 1, 1]]
 
 
 def test_long_texts_are_cut_and_keep_their_special_tokens(base: BaseModel) -> None:
-    ids, _ = tokenize(base.tokenizer, ("red " + "w1 " * 30,), 5).pad(np.array([0]))
+    ids, _, _ = tokenize(base.tokenizer, ("red " + "w1 " * 30,), 5).pad(np.array([0]))
     assert ids.tolist() == [[CLS, WORD["red"], WORD["w1"], WORD["w1"], SEP]]
 
 
@@ -41,11 +41,11 @@ def test_the_train_set_holds_all_tasks_one_after_another(base: BaseModel) -> Non
     assert len(train_set.index) == 9
     assert train_set.index.task.tolist() == [0] * 5 + [1] * 4
     for row, text in enumerate(tasks["colour"].data.train.texts + tasks["animal"].data.train.texts):
-        ids, mask = train_set.texts.pad(np.array([row]))
+        ids, mask, _ = train_set.texts.pad(np.array([row]))
         assert ids[0].tolist() == [CLS, *(WORD[word] for word in text.split()), SEP]
         assert train_set.index.length[row] == mask.sum()
-    labels = [*tasks["colour"].data.train.labels, *tasks["animal"].data.train.labels]
-    assert train_set.labels.tolist() == labels
+    for number, name in enumerate(("colour", "animal")):
+        assert train_set.labels[number].tolist() == tasks[name].data.train.labels.tolist()
 
 
 def test_a_text_that_tasks_share_is_held_once(base: BaseModel) -> None:

@@ -17,6 +17,7 @@ from coral.training.dropout import SeededDropout
 from coral.training.encoder import MultiTaskEncoder, adapted, lora_config, pool
 from coral.training.failures import DivergedError
 from tests.training.conftest import SEED, plan
+from tests.training.models import targets
 
 CLASSES = {"one": 2, "two": 3}
 TEXTS = ("red w1 w2 w3 w4 w5", "blue w6", "green w7 w8 w9")
@@ -24,7 +25,7 @@ TEXTS = ("red w1 w2 w3 w4 w5", "blue w6", "green w7 w8 w9")
 
 @pytest.fixture
 def encoder(base: BaseModel) -> Iterator[MultiTaskEncoder]:
-    with adapted(base, plan(), CLASSES, SEED) as encoder:
+    with adapted(base, plan(), targets(CLASSES), SEED) as encoder:
         yield perturbed(encoder)
 
 
@@ -38,7 +39,8 @@ def perturbed(encoder: MultiTaskEncoder) -> MultiTaskEncoder:
 
 
 def batch(base: BaseModel, texts: tuple[str, ...] = TEXTS) -> tuple[torch.Tensor, torch.Tensor]:
-    return tokenize(base.tokenizer, texts, 16).pad(np.arange(len(texts)))
+    ids, mask, _ = tokenize(base.tokenizer, texts, 16).pad(np.arange(len(texts)))
+    return ids, mask
 
 
 class TestPooling:
@@ -67,9 +69,9 @@ class TestPooling:
 
 class TestLoading:
     def test_a_state_comes_back(self, base: BaseModel) -> None:
-        with adapted(base, plan(), CLASSES, SEED) as encoder:
+        with adapted(base, plan(), targets(CLASSES), SEED) as encoder:
             state = {name: tensor.clone() for name, tensor in perturbed(encoder).state().items()}
-        with adapted(base, plan(), CLASSES, SEED + 1) as encoder:
+        with adapted(base, plan(), targets(CLASSES), SEED + 1) as encoder:
             assert not torch.equal(encoder.state()["head.one.weight"], state["head.one.weight"])
             encoder.load_state(state)
             for name, tensor in encoder.state().items():
@@ -96,10 +98,10 @@ class TestLoading:
 
     def test_an_adapter_of_fewer_layers_is_an_error_for_one_of_all(self, base: BaseModel) -> None:
         top = with_values(plan(), {"adapter.layers": "top-1"})
-        with adapted(base, top, CLASSES, SEED) as encoder:
+        with adapted(base, top, targets(CLASSES), SEED) as encoder:
             part = encoder.state()
         with (
-            adapted(base, plan(), CLASSES, SEED) as encoder,
+            adapted(base, plan(), targets(CLASSES), SEED) as encoder,
             pytest.raises(CheckpointError, match="does not cover the model"),
         ):
             encoder.load_state(part)
@@ -126,7 +128,10 @@ def test_reading_the_state_asks_no_hub(
 @pytest.mark.parametrize("rslora", [False, True], ids=["alpha / r", "alpha / sqrt(r)"])
 def test_merging_changes_no_vector(base: BaseModel, *, dora: bool, rslora: bool) -> None:
     values = {"adapter.dora": dora, "adapter.rslora": rslora}
-    with adapted(base, with_values(plan(), values), CLASSES, SEED) as encoder, torch.no_grad():
+    with (
+        adapted(base, with_values(plan(), values), targets(CLASSES), SEED) as encoder,
+        torch.no_grad(),
+    ):
         apart = perturbed(encoder).encode(*batch(base))
         with encoder.merged():
             merged = encoder.encode(*batch(base))
@@ -147,7 +152,7 @@ def test_merging_an_update_that_is_not_finite_is_divergence_and_leaves_the_base_
     base: BaseModel,
 ) -> None:
     before = {name: tensor.clone() for name, tensor in base.model.state_dict().items()}
-    with adapted(base, plan(), CLASSES, SEED) as encoder:
+    with adapted(base, plan(), targets(CLASSES), SEED) as encoder:
         last = [p for n, p in encoder.adapter.named_parameters() if "lora_B" in n][-1]
         nn.init.constant_(last, float("inf"))
         with pytest.raises(DivergedError, match="finite"), encoder.merged():
@@ -157,14 +162,14 @@ def test_merging_an_update_that_is_not_finite_is_divergence_and_leaves_the_base_
 
 
 def test_a_fresh_adapter_changes_no_vector(base: BaseModel) -> None:
-    with adapted(base, plan(), CLASSES, SEED) as encoder, torch.no_grad():
+    with adapted(base, plan(), targets(CLASSES), SEED) as encoder, torch.no_grad():
         torch.testing.assert_close(encoder.encode(*batch(base)), plain_vectors(base))
 
 
 def test_the_update_has_the_effective_scaling_of_the_plan(base: BaseModel) -> None:
     for rslora in (False, True):
         values = {"adapter.scaling": 3.0, "adapter.rslora": rslora, "adapter.rank": 5}
-        with adapted(base, with_values(plan(), values), CLASSES, SEED) as encoder:
+        with adapted(base, with_values(plan(), values), targets(CLASSES), SEED) as encoder:
             module = next(m for m in encoder.adapter.modules() if hasattr(m, "lora_A"))
             assert module.scaling["default"] == pytest.approx(3.0)
 
@@ -173,7 +178,7 @@ def test_initial_weights_follow_from_the_seed_alone(base: BaseModel) -> None:
     states = []
     for seed in (1, 1, 2):
         torch.manual_seed(len(states))
-        with adapted(base, plan(), CLASSES, seed) as encoder:
+        with adapted(base, plan(), targets(CLASSES), seed) as encoder:
             states.append({name: tensor.clone() for name, tensor in encoder.state().items()})
     name = next(name for name in states[0] if name.endswith(".a"))
     assert torch.equal(states[0][name], states[1][name])
@@ -182,16 +187,16 @@ def test_initial_weights_follow_from_the_seed_alone(base: BaseModel) -> None:
 
 
 def test_a_head_starts_alike_whatever_other_tasks_there_are(base: BaseModel) -> None:
-    with adapted(base, plan(), {"two": 3}, SEED) as encoder:
+    with adapted(base, plan(), targets({"two": 3}), SEED) as encoder:
         alone = encoder.heads["two"].weight.detach().clone()
-    with adapted(base, plan(), CLASSES, SEED) as encoder:
+    with adapted(base, plan(), targets(CLASSES), SEED) as encoder:
         assert torch.equal(encoder.heads["two"].weight, alone)
 
 
 def test_dropout_is_switched_in_the_adapter_alone(base: BaseModel) -> None:
     kinds = nn.Dropout, SeededDropout
     dropout = with_values(plan(), {"adapter.dropout": 0.5})
-    with adapted(base, dropout, CLASSES, SEED) as encoder:
+    with adapted(base, dropout, targets(CLASSES), SEED) as encoder:
         encoder.train_adapter(True)
         training = {name for name, module in encoder.named_modules() if module.training}
         active = {name for name in training if isinstance(encoder.get_submodule(name), kinds)}

@@ -18,13 +18,13 @@ from coral.training.encoder import MultiTaskEncoder, adapted
 from coral.training.evaluation import bootstrap, interval, predict, score_task, with_means
 from coral.training.failures import DivergedError
 from tests.training.conftest import SEED, plan
-from tests.training.models import COLOURS, KeywordTask, animals, colours
+from tests.training.models import COLOURS, KeywordTask, animals, colours, targets
 
 
 @pytest.fixture(params=["mean", "cls", "last"])
 def encoder(base: BaseModel, request: pytest.FixtureRequest) -> Iterator[MultiTaskEncoder]:
     pooled = with_values(plan(), {"encoding.pooling": request.param})
-    with adapted(base, pooled, {"colour": 3, "animal": 2}, SEED) as encoder:
+    with adapted(base, pooled, targets({"colour": 3, "animal": 2}), SEED) as encoder:
         torch.manual_seed(1)
         for name, parameter in encoder.adapter.named_parameters():
             if "lora_B" in name:
@@ -78,7 +78,7 @@ class TestPredictions:
         monkeypatch.setattr(
             encoder,
             "encode",
-            lambda ids, mask: shapes.append(tuple(ids.shape)) or encode(ids, mask),
+            lambda ids, mask, _: shapes.append(tuple(ids.shape)) or encode(ids, mask),
         )
         monkeypatch.setattr(evaluation, "tokens_at_once", lambda device: 12)
         examples = evaluation_set(base, self.TEXTS)
@@ -87,11 +87,11 @@ class TestPredictions:
         assert sum(rows for rows, _ in shapes) == len(examples.texts.lengths)
         assert max(rows for rows, _ in shapes) > 1
 
-    def test_probabilities_that_are_not_finite_are_divergence(
+    def test_predictions_that_are_not_finite_are_divergence(
         self, base: BaseModel, encoder: MultiTaskEncoder
     ) -> None:
         torch.nn.init.constant_(encoder.heads["animal"].bias, float("inf"))
-        with pytest.raises(DivergedError, match="probabilities"):
+        with pytest.raises(DivergedError, match="predictions"):
             predict(encoder, evaluation_set(base, self.TEXTS[:2]))
 
 

@@ -82,7 +82,7 @@ def test_peft_alone_gives_the_vectors_of_the_trained_encoder(
 ) -> None:
     folder = exported(trainer, tmp_path / "champion", base_folder, values)
     job = make_job(values, stage=1)
-    ids, mask = tokenize(base.tokenizer, TEXTS, 16).pad(np.arange(len(TEXTS)))
+    ids, mask, _ = tokenize(base.tokenizer, TEXTS, 16).pad(np.arange(len(TEXTS)))
     with trainer._runner.trained(job, JobLog()) as trained, torch.no_grad():
         expected = trained.encoder.encode(ids, mask)
     plain = AutoModel.from_pretrained(base_folder)

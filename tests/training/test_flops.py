@@ -12,7 +12,7 @@ from coral.plan import AdapterPlan, TrainingPlan
 from coral.ports import LinearModule
 from coral.training.base import BaseModel, load_base
 from coral.training.encoder import adapted
-from tests.training.models import save_model
+from tests.training.models import save_model, targets
 
 DEPTH, WIDTH = 4, 16
 MODULES = tuple(
@@ -44,7 +44,7 @@ def test_adapter_parameters_are_those_that_peft_trains(
     base: BaseModel, values: dict[str, Any], rank: int, *, dora: bool
 ) -> None:
     adapter = AdapterPlan(rank=rank, dora=dora, **values)
-    with adapted(base, TrainingPlan(adapter=adapter), {"task": 2}, seed=0) as encoder:
+    with adapted(base, TrainingPlan(adapter=adapter), targets({"task": 2}), seed=0) as encoder:
         trained = sum(parameter.numel() for parameter in encoder.adapter_parameters())
     assert adapter_parameters(adapter, base.linear_modules, base.depth) == trained
 
@@ -57,7 +57,7 @@ def test_adapter_parameters_are_those_that_peft_trains_in(
     folder = save_model(tmp_path, family)
     base = load_base(str(folder), device="cpu", trust_remote_code=False)
     adapter = AdapterPlan(rank=3, dora=dora)
-    with adapted(base, TrainingPlan(adapter=adapter), {"task": 2}, seed=0) as encoder:
+    with adapted(base, TrainingPlan(adapter=adapter), targets({"task": 2}), seed=0) as encoder:
         trained = sum(parameter.numel() for parameter in encoder.adapter_parameters())
     assert adapter_parameters(adapter, base.linear_modules, base.depth) == trained
 

@@ -17,6 +17,7 @@ from coral.training.encoder import adapted
 from coral.training.loop import build_optimizer, learning_rate_factors
 from tests.training import golden
 from tests.training.conftest import SEED, plan
+from tests.training.models import targets
 
 SCHEDULERS: tuple[Scheduler, ...] = get_args(Scheduler)
 HORIZON = 100
@@ -78,7 +79,7 @@ def test_the_learning_rate_at_a_step_depends_on_no_other_step(scheduler: Schedul
 
 def test_adapter_and_heads_have_their_own_learning_rates(base: BaseModel) -> None:
     schedule = SchedulePlan(learning_rate=1e-3, head_lr_multiplier=8, weight_decay=0.25)
-    with adapted(base, plan(), {"one": 2, "two": 3}, SEED) as encoder:
+    with adapted(base, plan(), targets({"one": 2, "two": 3}), SEED) as encoder:
         optimizer = build_optimizer(encoder, schedule)
         adapter, heads = optimizer.param_groups
         assert (adapter["lr"], heads["lr"]) == (1e-3, 8e-3)

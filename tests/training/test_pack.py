@@ -190,7 +190,7 @@ def test_what_fills_up_a_smaller_rank_stays_exactly_zero(bench: Bench) -> None:
         log = JobLog()
         with runner.begun(job, log) as begun:
             members.append(Member.of(begun, log))
-    trained = Pack(bench.base, members)
+    trained = Pack(bench.base, members, runner.targets)
     trained.train()
     filled = 0
     for part in trained._stacked.parts:

@@ -26,7 +26,7 @@ from coral.training.encoder import MultiTaskEncoder, adapted
 from coral.training.prefix import Prefixes
 from coral.training.trainer import LoraTrainer
 from tests.training.conftest import SEED, MemoryCheckpoints, make_job, plan
-from tests.training.models import DEPTH, FILLERS, animals, colours, load, save_model
+from tests.training.models import DEPTH, FILLERS, animals, colours, load, save_model, targets
 
 FAMILIES = ("bert", "distilbert", "modernbert", "llama", "qwen3", "gpt2")
 HEADS = {"one": 2}
@@ -103,7 +103,7 @@ def test_vectors_and_gradients_are_those_without_sharing(
     values = {"adapter.layers": f"top-{DEPTH - cut}", "adapter.target_modules": target}
     found = []
     for prefixes in (None, Prefixes(base, tmp_path_factory.mktemp("prefixes"))):
-        with adapted(base, plan(values), HEADS, SEED, prefixes=prefixes) as encoder:
+        with adapted(base, plan(values), targets(HEADS), SEED, prefixes=prefixes) as encoder:
             assert encoder.entrance.cut == (cut if prefixes else 0)
             found.append(vectors_and_gradients(encoder, texts, rows))
     for alone, shared in zip(*found, strict=True):
@@ -119,7 +119,7 @@ def trained(base: BaseModel, tmp_path: Path) -> Callable[[Prefixes | None], dict
         values = {"adapter.layers": "top-1", "adapter.dropout": 0.1}
         (outcome,) = trainer.train([make_job(values)])
         assert outcome.failure is None
-        weights = read(store.get(outcome.checkpoint or ""), base.digest, trainer._runner._classes)
+        weights = read(store.get(outcome.checkpoint or ""), base.digest, trainer._runner._outputs)
         return {"outcome": outcome, "weights": weights.state}
 
     return train
@@ -263,7 +263,7 @@ class TestFiles:
         top = plan({"adapter.layers": "top-1"})
         found = []
         for prefixes in (None, Prefixes(base, tmp_path)):
-            with adapted(base, top, HEADS, SEED, prefixes=prefixes) as encoder:
+            with adapted(base, top, targets(HEADS), SEED, prefixes=prefixes) as encoder:
                 found.append(encoder.encode_texts(texts, self.ROWS))
         assert torch.equal(*found)
 
@@ -289,9 +289,9 @@ class TestWhatCannotBeEntered:
         self, base: BaseModel, tmp_path: Path
     ) -> None:
         prefixes = Prefixes(base, tmp_path)
-        for targets in (("query",), ("pooler.dense", "query")):
-            values = {"adapter.layers": "all", "adapter.target_modules": targets}
-            with adapted(base, plan(values), HEADS, SEED, prefixes=prefixes) as encoder:
+        for modules in (("query",), ("pooler.dense", "query")):
+            values = {"adapter.layers": "all", "adapter.target_modules": modules}
+            with adapted(base, plan(values), targets(HEADS), SEED, prefixes=prefixes) as encoder:
                 assert encoder.entrance.cut == 0
 
     def test_a_layer_that_is_not_among_those_kept(self, base: BaseModel, tmp_path: Path) -> None:
@@ -300,11 +300,13 @@ class TestWhatCannotBeEntered:
 
     def test_the_base_is_whole_again_afterwards(self, base: BaseModel, tmp_path: Path) -> None:
         texts = texts_of(base, (3, 5))
-        ids, mask = texts.pad(np.array([0, 1]))
+        ids, mask, _ = texts.pad(np.array([0, 1]))
         before = base.model(input_ids=ids, attention_mask=mask).last_hidden_state
         prefixes = Prefixes(base, tmp_path)
         with (
-            adapted(base, plan({"adapter.layers": "top-1"}), HEADS, SEED, None, prefixes) as made,
+            adapted(
+                base, plan({"adapter.layers": "top-1"}), targets(HEADS), SEED, None, prefixes
+            ) as made,
             pytest.raises(RuntimeError, match="stop"),
             made.entrance.used_for(texts, np.array([0, 1])),
         ):

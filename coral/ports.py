@@ -317,6 +317,15 @@ class Survey:
         return sum(task.train_examples for task in self.tasks)
 
     @property
+    def proxies(self) -> dict[str, str]:
+        """Metric to the metric that it stands for, of every task."""
+        return {
+            f"{task.name}.{proxy}": f"{task.name}.{metric}"
+            for task in self.tasks
+            for proxy, metric in task.proxies.items()
+        }
+
+    @property
     def metric_names(self) -> frozenset[str]:
         """Every metric that an objective or a prune rule may name."""
         own = {f"{task.name}.{metric}" for task in self.tasks for metric in task.metrics}

@@ -1,6 +1,13 @@
 """Multi-fidelity: the ladder of stages, proxies, prune rules, judge, ledger and audit."""
 
-from coral.fidelity.audit import RuleAudit, StageTrust, audit_rules, stage_trust
+from coral.fidelity.audit import (
+    ProxyTrust,
+    RuleAudit,
+    StageTrust,
+    audit_rules,
+    proxy_trust,
+    stage_trust,
+)
 from coral.fidelity.judge import NOT_PROMOTED, Contender, Decision, judge
 from coral.fidelity.ledger import Ledger, book
 from coral.fidelity.proxies import gradient_norm, loss_slope
@@ -24,6 +31,7 @@ __all__ = [
     "Contender",
     "Decision",
     "Ledger",
+    "ProxyTrust",
     "PruneRule",
     "PruneSettings",
     "RuleAudit",
@@ -42,6 +50,7 @@ __all__ = [
     "ladder_steps",
     "loss_slope",
     "makespan",
+    "proxy_trust",
     "stage_trust",
     "survivor_count",
     "threshold_of",

@@ -137,14 +137,14 @@ class FakeNews:
                 notes.append(self._note(part, faults, len(examples)))
             if self.on_bad_image == "drop":
                 parts[part] = _without(*parts[part], [fault.row for fault in faults])
-        splits = self._splits(parts)
-        for part, examples in splits.items():
-            if (len(np.unique(examples.labels)) < 2 and part == "train") or not len(examples):
+        for part, (examples, _) in parts.items():
+            if not len(examples) or (part == "train" and len(np.unique(examples.labels)) < 2):
                 raise TaskError(
                     f"task {self.name!r}: too little is left of {part}: {len(examples)} examples"
                     f" of {len(np.unique(examples.labels))} classes.\nCorrect image_root, or keep"
                     " texts whose images are bad with `on_bad_image: text_only`."
                 )
+        splits = self._splits(parts)
         return TaskData(
             train=splits["train"],
             validation=splits["validation"],

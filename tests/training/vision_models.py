@@ -167,7 +167,7 @@ def save_model(folder: Path, family: str = "gemma3") -> Path:
 def draw(colour: str, seed: int) -> Image.Image:
     """A picture of nothing but a colour, in a shade of its own."""
     rng = random.Random(seed)
-    shade = tuple(min(255, max(0, part + rng.randint(-25, 25))) for part in COLOURS[colour])
+    shade = tuple(min(255, max(0, part + rng.randint(-8, 8))) for part in COLOURS[colour])
     return Image.new("RGB", (SIDE, SIDE), shade)
 
 
@@ -187,7 +187,7 @@ def write_news(folder: Path, count: int = 160, *, image_every: int = 1) -> Path:
         writer.writerow(["text", "image", "label"])
         for i in range(count):
             said, shown = (list(COLOURS)[i // power % 2] for power in (1, 2))
-            words = [*rng.sample(FILLERS, 3), said]
+            words = [rng.choice(FILLERS), said]
             name = ""
             if i // 4 % image_every == 0:
                 name = f"images/{i}.png"

@@ -50,7 +50,7 @@ def text_columns(task: str, columns: Sequence[str], named: Named, count: int) ->
 def label_columns(
     task: str, columns: Sequence[str], named: Named, usual: Sequence[str], besides: Sequence[str]
 ) -> tuple[str, ...]:
-    """Return the columns of labels, of one or of several.
+    """Return the columns of labels: those named, the only one left, or one with a usual name.
 
     Args:
         usual: names that such a column has, where none is named.
@@ -59,8 +59,11 @@ def label_columns(
     Raises:
         TaskError: there is no such column, or it can't be guessed.
     """
+    others = [column for column in columns if column not in besides]
+    if named is None and len(others) == 1:
+        return (others[0],)
     if named is None:
-        return (_guessed(task, "label", [c for c in columns if c not in besides], usual),)
+        return (_guessed(task, "label", others, usual),)
     names = (named,) if isinstance(named, str) else tuple(named)
     if not names:
         raise _unknown(task, "label", "must be named", columns)

@@ -121,8 +121,7 @@ def numbers_in(
 def strata_of(labels: NDArray[Any]) -> NDArray[np.int64]:
     """Return for each example what splits shall hold equal shares of.
 
-    That is its class, the rarest of its labels, or the part of the range of numbers that its first
-    is in.
+    That is its class, the rarest of its labels, or the part of the numbers that its first is in.
     """
     if labels.ndim == 1:
         return labels.astype(np.int64)

@@ -105,13 +105,18 @@ def animals(train_examples: int = 32) -> KeywordTask:
     return KeywordTask("animal", ANIMALS, train_examples)
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A word-level tokenizer that puts [CLS] before and [SEP] after."""
+def build_tokenizer(*, segments: bool = False) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer that puts [CLS] before and [SEP] after each text.
+
+    Args:
+        segments: tell second texts from first ones, as BERT's tokenizer does.
+    """
     ids = {word: number for number, word in enumerate(VOCABULARY)}
     tokenizer = Tokenizer(WordLevel(ids, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
     tokenizer.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(token, ids[token]) for token in ("[CLS]", "[SEP]")],
     )
     return PreTrainedTokenizerFast(
@@ -120,6 +125,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
+        model_input_names=[
+            "input_ids",
+            *(["token_type_ids"] if segments else []),
+            "attention_mask",
+        ],
     )
 
 
@@ -178,5 +188,5 @@ def build_model(family: str, intermediate_size: int = 64, positions: int = 64) -
 def save_model(folder: Path, family: str = "bert", **sizes: int) -> Path:
     """Write a model and its tokenizer as a user's local folder."""
     build_model(family, **sizes).save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder)
+    build_tokenizer(segments=family == "bert").save_pretrained(folder)
     return folder

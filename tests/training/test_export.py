@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from coral.errors import ModelError
 from coral.plan import digest_of
+from coral.ports import Problem
 from coral.training.base import BaseModel, load_base
 from coral.training.data import tokenize
 from coral.training.encoder import pool
@@ -21,8 +22,9 @@ from coral.training.evaluation import predict
 from coral.training.export import Predictor
 from coral.training.job import JobLog
 from coral.training.trainer import LoraTrainer
-from tests.training.conftest import SEED, BuildTrainer, make_job, plan
+from tests.training.conftest import SEED, BuildTrainer, MemoryCheckpoints, make_job, plan
 from tests.training.models import animals, colours
+from tests.training.words import trainer_on
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "lora": {"adapter.target_modules": "all-linear", "adapter.dropout": 0.1},
@@ -116,6 +118,42 @@ def test_the_predictor_gives_the_probabilities_of_the_trained_encoder(
         np.testing.assert_allclose(
             list(answer["colour"].values()), expected["colour"][row], atol=1e-5
         )
+
+
+@pytest.mark.parametrize("problem", ["single_label", "multi_label", "regression"])
+def test_the_predictor_answers_in_the_terms_of_the_task(
+    base: BaseModel,
+    base_folder: Path,
+    checkpoints: MemoryCheckpoints,
+    tmp_path: Path,
+    problem: Problem,
+) -> None:
+    trainer = trainer_on(base, checkpoints, (problem,))
+    [task] = trainer.survey().tasks
+    facts = {
+        "labels": list(task.label_names),
+        "problem": task.problem,
+        "center": list(task.center),
+        "spread": list(task.spread),
+        "texts": task.texts,
+    }
+    trainer.export(make_job(), tmp_path, {**card_of(base_folder, {}), "tasks": {task.name: facts}})
+    with trainer._runner.trained(make_job(), JobLog()) as trained:
+        expected = predict(trained.encoder, trainer._split("test", 16))[task.name]
+    contents = trainer._tasks[task.name].data.test.contents
+    lines = ["\t".join(content) for content in contents]
+    for given in (lines, [c if len(c) == 2 else c[0] for c in contents]):
+        found = [list(answer[task.name].values()) for answer in Predictor(tmp_path).predict(given)]
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_one_text_where_two_are_needed_is_refused(
+    base: BaseModel, base_folder: Path, checkpoints: MemoryCheckpoints, tmp_path: Path
+) -> None:
+    card = {**card_of(base_folder, {}), "tasks": {"pair": {"labels": ["cat", "dog"], "texts": 2}}}
+    trainer_on(base, checkpoints, ("single_label",)).export(make_job(stage=0), tmp_path, card)
+    with pytest.raises(ModelError, match="two texts, in a line divided by a tab, got 'red'"):
+        Predictor(tmp_path).predict(["red"])
 
 
 class TestTheFolder:

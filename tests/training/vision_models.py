@@ -68,7 +68,7 @@ def build_model() -> PreTrainedModel:
     """Gemma 3 with a SigLIP tower that is deeper than its language model, 32 wide."""
     torch.manual_seed(0)
     shared = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
-    return Gemma3ForConditionalGeneration(
+    model = Gemma3ForConditionalGeneration(
         Gemma3Config(
             text_config={**_language(), "num_hidden_layers": LANGUAGE_DEPTH},
             vision_config={
@@ -83,6 +83,9 @@ def build_model() -> PreTrainedModel:
             eoi_token_index=ID["<eoi>"],
         )
     )
+    # It begins at zero, so that an untrained model would see nothing.
+    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight)
+    return model
 
 
 def build_gemma3n() -> PreTrainedModel:

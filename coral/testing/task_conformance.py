@@ -128,7 +128,7 @@ def _scores(task: Task, examples: Examples, probabilities: NDArray[np.float64]) 
     if not isinstance(task, ViewedTask):
         return scores
     predictions = {PLAIN: probabilities, **dict.fromkeys(task.views, probabilities)}
-    return scores | task.score_views(examples.labels, predictions)
+    return {**scores, **task.score_views(examples.labels, predictions)}
 
 
 def _predictions(data: TaskData) -> Mapping[str, NDArray[np.float64]]:

@@ -19,7 +19,7 @@ from coral.ports import DataContext
 from coral.records import Outcome
 from coral.tasks import discover
 from coral.training.base import BaseModel, load_base, load_processor
-from coral.training.data import LoadedTask
+from coral.training.data import LoadedTask, data_digest
 from coral.training.export import Predictor
 from coral.training.trainer import NOTHING_SHARED, LoraTrainer
 from tests.training.conftest import MemoryCheckpoints, make_job
@@ -117,6 +117,21 @@ def test_views_are_predicted_beside_the_whole(trainer: LoraTrainer) -> None:
 def test_tokens_of_images_are_counted(trainer: LoraTrainer, news: LoadedTask) -> None:
     outcome = run(trainer, 0.1, {})
     assert outcome.cost.tokens / outcome.cost.examples > 8
+
+
+def test_its_strata_are_kept_by_batches(trainer: LoraTrainer, news: LoadedTask) -> None:
+    index = trainer._train_set(make_job().plan, 0).index
+    assert index.stratum is not None
+    strata = news.task.strata(news.data.train)  # type: ignore[attr-defined]
+    assert index.stratum.tolist() == strata.tolist()
+
+
+def test_another_image_is_other_data(news: LoadedTask) -> None:
+    train = news.data.train
+    pictures = (train.inputs["image"][1], *train.inputs["image"][1:])
+    swapped = replace(news.data, train=replace(train, inputs={"image": pictures}))
+    loaded, other = {"news": news}, {"news": LoadedTask(task=news.task, data=swapped)}
+    assert data_digest(other) != data_digest(loaded) == data_digest({"news": news})
 
 
 def test_nothing_is_shared_and_the_survey_says_so(

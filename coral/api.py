@@ -39,6 +39,8 @@ def evolve(
     """
     loaded, source = _load(config, overrides, plugins, simulate=simulate)
     watching = observer or compose.SilentObserver()
+    for note in loaded.notes:
+        watching.on_notice(note, note)
     return compose.start_run(loaded, source, watching, force_fresh=force_fresh)
 
 
@@ -178,11 +180,16 @@ def lineage(run: str | Path, trial: int | str | None = None) -> dict[str, Any]:
 
 def predict(
     run: str | Path, texts: Sequence[str | tuple[str, str]]
-) -> list[dict[str, dict[str, float]]]:
-    """Label texts, or pairs of them, with a run's champion or any folder that Coral handed over.
+) -> list[dict[str, dict[str, float] | str | None]]:
+    """Label or answer texts with a run's champion or any folder that Coral handed over.
+
+    Args:
+        texts: or pairs of them, for tasks that compare two.
 
     Returns:
-        For each text, task name to label name to probability, or to the predicted number.
+        For each text, task name to label name to probability, or to the predicted number; of a task
+        whose answers are written, to the answer. None in the place of the labels where the adapter
+        abstains.
 
     Raises:
         RunError: there is no adapter, as in a simulated run.

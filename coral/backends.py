@@ -6,19 +6,21 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coral.capabilities import collating
 from coral.errors import ConfigError, Fault
 from coral.execution import VirtualExecutor
 from coral.ports import (
+    BUILT_IN,
     CheckpointStore,
-    CollatingTask,
     DataContext,
     Executor,
     Observer,
     Progress,
+    Strategies,
     Survey,
 )
 from coral.settings import ExecutionSettings, RunSpec
@@ -38,7 +40,8 @@ from coral.simulation import (
 )
 from coral.spec import targets_of
 from coral.storage import CachePaths, FsspecCheckpointStore, cache_location
-from coral.tasks import Registry, discover
+from coral.strategies import TITLES
+from coral.tasks import Registry, discover, task_calls
 
 if TYPE_CHECKING:
     from coral.execution import PoolExecutor
@@ -54,6 +57,7 @@ class Backend:
 
     Attributes:
         cheap: what it does costs next to nothing to do again.
+        strategies: Coral's own, and those of plugins that the run uses.
     """
 
     executor: Executor
@@ -61,6 +65,7 @@ class Backend:
     checkpoints: CheckpointStore
     workers: int
     cheap: bool = False
+    strategies: Strategies = field(default_factory=Strategies)
 
 
 @contextmanager
@@ -73,17 +78,62 @@ def backend(
         fresh: as in ``checkpoints_at``.
     """
     if spec.simulated:
-        yield _simulation(spec, folders, observer)
+        if ignored := _without_effect(spec):
+            told = f"a simulation knows nothing of {', '.join(ignored)}: without effect here"
+            observer.on_notice("strategies", told)
+        yield _with_strategies(_simulation(spec, folders, observer), spec, folders)
         return
     checkpoints = FsspecCheckpointStore(checkpoints_at(spec, fresh))
     devices = pick_devices(spec.execution)
     with _workers(spec, folders, observer, devices, fresh) as executor:
-        yield Backend(
+        used = Backend(
             executor=executor,
             survey=executor.survey(),
             checkpoints=checkpoints,
             workers=len(devices),
         )
+        yield _with_strategies(used, spec, folders)
+
+
+SIMULATED: Mapping[str, tuple[str, ...]] = {
+    "curricula": BUILT_IN["curricula"],
+    "samplers": ("uniform",),
+    "loss_weightings": ("none",),
+}
+"""Strategies of training that a simulation knows."""
+
+
+def plugin_strategies(spec: RunSpec, registry: Registry) -> list[tuple[str, str]]:
+    """Return kind and name of the strategies of plugins that a run may use."""
+    computed = registry.objective_directions()
+    return [
+        *((kind, name) for kind, name in spec.strategies if name not in BUILT_IN[kind]),
+        *(("objectives", o.metric) for o in spec.objectives if o.metric in computed),
+    ]
+
+
+def _with_strategies(used: Backend, spec: RunSpec, folders: Sequence[Path]) -> Backend:
+    """Return a backend with the run's strategies.
+
+    The survey says what they are, so that a run knows when one has changed. A selection may: what
+    it picked so far is stored.
+    """
+    registry = discover(folders)
+    plugins = plugin_strategies(spec, registry)
+    deciding = [(kind, name) for kind, name in plugins if kind != "selections"]
+    return replace(
+        used,
+        strategies=registry.strategies(plugins),
+        survey=replace(used.survey, strategies=registry.strategy_digests(deciding)),
+    )
+
+
+def _without_effect(spec: RunSpec) -> list[str]:
+    return [
+        f"{TITLES[kind]} {name}"
+        for kind, name in spec.strategies
+        if kind in SIMULATED and name not in SIMULATED[kind]
+    ]
 
 
 def checkpoints_at(spec: RunSpec, fresh: str = "") -> str:
@@ -107,23 +157,37 @@ def build_trainer(
     """
     import torch
 
-    from coral.training.base import load_base, load_processor
+    from coral.training.base import hush, load_base, load_processor
     from coral.training.data import LoadedTask
     from coral.training.prefix import Prefixes
     from coral.training.trainer import LoraTrainer
 
+    hush()  # before tasks bring libraries that make bars
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     cache = CachePaths(payload["cache_root"])
     registry: Registry = discover([Path(folder) for folder in payload["plugin_folders"]])
     tasks = {}
     for name, options in payload["tasks"]:
-        task = registry.build(name, options)
-        tasks[task.name] = LoadedTask(task=task, data=task.load(DataContext(cache_dir=cache.tasks)))
+        calls = task_calls(registry, name, options, payload["task_timeout_seconds"])
+        data = calls.load(DataContext(cache_dir=cache.tasks))
+        tasks[calls.task.name] = LoadedTask(
+            task=calls.task,
+            data=data,
+            plugin=str(calls.plugin),
+            difficulty=calls.difficulty(data.train),
+            domains=calls.domains(data.train),
+        )
     base = load_base(
-        payload["base_model"], device=device, trust_remote_code=payload["trust_remote_code"]
+        payload["base_model"],
+        device=device,
+        trust_remote_code=payload["trust_remote_code"],
+        causal=any(loaded.data.causal is not None for loaded in tasks.values()),
+        precision=payload["precision"],
+        gradient_checkpointing=payload["gradient_checkpointing"],
+        load_in_4bit=payload["load_in_4bit"],
     )
     processor = None
-    if any(isinstance(loaded.task, CollatingTask) for loaded in tasks.values()):
+    if any(collating(loaded.task) is not None for loaded in tasks.values()):
         processor = load_processor(
             payload["base_model"], trust_remote_code=payload["trust_remote_code"]
         )
@@ -139,7 +203,28 @@ def build_trainer(
         prefixes,
         slots=payload["slots"],
         remembered=cache.slots,
+        strategies=registry.strategies((kind, name) for kind, name in payload["strategies"]),
+        abstains=payload["abstains"],
         processor=processor,
+    )
+
+
+def survey_model(spec: RunSpec) -> Survey:
+    """Return what the base model alone tells; it is loaded in this process, for the moment."""
+    from coral.training.base import load_base
+
+    base = load_base(
+        spec.base_model, device="cpu", trust_remote_code=spec.execution.trust_remote_code
+    )
+    return Survey(
+        model_digest=base.digest,
+        data_digest="",
+        depth=base.depth,
+        linear_modules=base.linear_modules,
+        tasks=(),
+        device="cpu",
+        mean_tokens=0.0,
+        max_tokens=base.max_tokens,
     )
 
 
@@ -156,9 +241,19 @@ def trainer_payload(spec: RunSpec, folders: Sequence[Path], fresh: str = "") -> 
         "cache_root": cache_location(spec.cache).root,
         "checkpoints": checkpoints_at(spec, fresh),
         "trust_remote_code": spec.execution.trust_remote_code,
+        "precision": spec.execution.precision,
+        "gradient_checkpointing": spec.execution.gradient_checkpointing,
+        "load_in_4bit": spec.execution.load_in_4bit,
         "share_prefixes": spec.execution.share_prefixes,
         "prefix_bytes": spec.prefix_bytes,
         "slots": spec.execution.slots,
+        "task_timeout_seconds": spec.execution.task_timeout_seconds,
+        "strategies": [
+            [kind, name]
+            for kind, name in spec.strategies
+            if kind in SIMULATED and name not in BUILT_IN[kind]
+        ],
+        "abstains": spec.space.abstains,
     }
 
 
@@ -289,10 +384,12 @@ def simulated_world(spec: RunSpec, registry: Registry) -> World:
         targets=targets_of(spec.space),
         settings=asdict(spec.simulation),
         shares_prefixes=spec.execution.share_prefixes,
+        abstains=spec.space.abstains,
     )
     return World(
         profile=replace(profile, tasks=tasks),
         survey=survey,
         settings=spec.simulation,
         seed=spec.seed,
+        abstains=spec.space.abstains,
     )

@@ -131,7 +131,7 @@ def _folder(folder: Path | None, spec: RunSpec) -> Path:
 
 def all_at_once(run: Way) -> Genomes:
     """Return the candidates of a whole run as one first generation, under their own numbers."""
-    return tuple(replace(trial.candidate, generation=0) for trial in run.trials)
+    return tuple(replace(trial.candidate, generation=0, shares=None) for trial in run.trials)
 
 
 def naive_spec(spec: RunSpec, genomes: int) -> RunSpec:

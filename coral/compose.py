@@ -11,13 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from coral import __version__
-from coral.backends import FRESH, Backend, backend, expected_agreement
+from coral.backends import (
+    FRESH,
+    Backend,
+    backend,
+    expected_agreement,
+    plugin_strategies,
+    survey_model,
+)
 from coral.bundled import bundled_folder
 from coral.deliver import deliver
 from coral.errors import ConfigError, Fault, RunError
 from coral.evolution import EvolutionState
+from coral.hub import HubNeed, Standing, out_of_reach
 from coral.loop import evolve
 from coral.ports import (
+    DataContext,
     Observer,
     Ports,
     Progress,
@@ -25,7 +34,7 @@ from coral.ports import (
     TrainingJob,
 )
 from coral.records import Candidate, GenerationStarted, Outcome
-from coral.reporting import Facts, forecast, probe_ladder
+from coral.reporting import Facts, forecast, outline, probe_ladder
 from coral.retention import RememberedSizes
 from coral.settings import FaultRates, RunSpec
 from coral.simulation import find_profile
@@ -102,8 +111,11 @@ def load(source: Source, overrides: Mapping[str, str]) -> LoadedConfig:
 
     Raises:
         ConfigError: with every fault at once.
+        StrategyError: two plugins provide the same strategy.
     """
-    config = load_config(source.path, discover(source.folders), overrides)
+    registry = discover(source.folders)
+    config = load_config(source.path, registry, overrides)
+    registry.strategies(plugin_strategies(config.spec, registry))
     with _at_line(config, "cache"):
         cache_location(config.spec.cache)
     if config.spec.simulated:
@@ -226,19 +238,50 @@ def _require_same_settings(run: OpenRun, spec: RunSpec) -> None:
 def dry_run(config: LoadedConfig, source: Source, observer: Observer) -> Facts:
     """Check everything that a run needs, time a few steps, and return the plan of the run.
 
-    A simulated run's steps are timed without its faults, and its stages' agreement is added.
+    A simulated run's steps are timed without its faults, and its stages' agreement is added. What
+    is on the hub and out of reach is told under ``unchecked``, and everything else is checked.
 
     Raises:
         CoralError: what ``start_run`` would raise before it trains.
     """
     spec = config.spec
+    away = {} if spec.simulated else out_of_reach(spec)
+    if away:
+        return _checked_offline(config, source, away)
     lucky = replace(spec, simulation=replace(spec.simulation, faults=FaultRates()))
     with backend(lucky, source.folders, observer) as used:
         check_survey(config, used.survey)
         facts = forecast(spec, used.survey, probe(spec, used), used.workers)
     if spec.simulated:
         facts["simulation"]["expected_agreement"] = expected_agreement(spec, source.folders)
-    return facts
+    return {**facts, "unchecked": []}
+
+
+def _checked_offline(
+    config: LoadedConfig, source: Source, away: Mapping[HubNeed, Standing]
+) -> Facts:
+    """Check what is on this machine, and return what can be told of the run.
+
+    Raises:
+        TaskError: data that are here can't be read.
+        ModelError: a model that is here can't be loaded.
+        ConfigError: nothing in it matches the targets or layers.
+    """
+    spec, registry = config.spec, discover(source.folders)
+    missing = {need.key for need in away}
+    context = DataContext(cache_dir=cache_location(spec.cache).tasks)
+    examples: dict[str, int | None] = {}
+    for i, settings in enumerate(spec.tasks):
+        task = registry.build(settings.registered, settings.arguments)
+        here = f"tasks[{i}].path" not in missing
+        examples[task.name] = len(task.load(context).train) if here else None
+    if "base_model" not in missing:
+        check_survey(config, survey_model(spec))
+    unchecked = [
+        f"{need.kind} {need.name}, which is on the hub: {found.told}"
+        for need, found in away.items()
+    ]
+    return {**outline(spec, examples), "unchecked": unchecked}
 
 
 def probe(spec: RunSpec, used: Backend) -> list[Outcome]:
@@ -307,8 +350,8 @@ def resume_run(
 
     Raises:
         RunLockedError: another process works on it.
-        RunError: it is not a run, or model, data or simulation profile are no longer those that it
-            began with.
+        RunError: it is not a run, or model, data, simulation profile or strategies are no longer
+            those that it began with.
     """
     with ExitStack() as stack:
         stack.enter_context(run_lock(folder))
@@ -340,6 +383,13 @@ def _require_same(run: OpenRun, found: Survey) -> None:
                 f"the run's {what} must be the one that it began with; it has changed since.\n"
                 f"Bring back the earlier {what}, or start a new run."
             )
+    names = sorted(run.survey.strategies.keys() | found.strategies.keys())
+    changed = [n for n in names if run.survey.strategies.get(n) != found.strategies.get(n)]
+    if changed:
+        raise RunError(
+            f"the run's {', '.join(changed)} must be what it was when the run began; the plugin has"
+            " changed since.\nBring back the earlier plugin, or start a new run."
+        )
 
 
 def _go_on(run: OpenRun, used: Backend, observer: Observer) -> Facts:
@@ -354,6 +404,7 @@ def _go_on(run: OpenRun, used: Backend, observer: Observer) -> Facts:
         observer=observer,
         survey=run.survey,
         workers=used.workers,
+        strategies=used.strategies,
     )
     state = evolve(run.spec, ports)
     deliver(state, run.spec, ports, RunPaths(run.folder))

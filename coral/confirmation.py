@@ -13,8 +13,9 @@ from typing import Literal
 from coral.evaluate import record
 from coral.evolution import EvolutionState, lineage_steps, ranked_finishers
 from coral.fidelity import Stage
+from coral.plan import training_digest
 from coral.ports import Ports, Survey, TrainingJob
-from coral.records import Contestant, Outcome, RunConfirmed, StageFinished
+from coral.records import Contestant, Outcome, RunConfirmed, StageFinished, Trial
 from coral.rng import derive_seed
 from coral.settings import RunSpec
 from coral.work import Work, job_of, longest_first, run, with_ancestors, work_of
@@ -126,6 +127,7 @@ def _rematches(steps: int, state: EvolutionState, spec: RunSpec, survey: Survey)
         for trial in ranked_finishers(state.trials, spec)
         if trial.candidate.derivation is None and trial.number != REFERENCE
     ]
+    trained = list({_training(trial, spec): trial for trial in reversed(trained)}.values())[::-1]
     seeds = [derive_seed(spec.seed, "confirm", i) for i in range(spec.confirm.seeds)]
     made = [
         _Rematch(kind="cold", work=_cold(trial.number, seed, state, spec, survey))
@@ -139,8 +141,13 @@ def _rematches(steps: int, state: EvolutionState, spec: RunSpec, survey: Survey)
     return made
 
 
+def _training(trial: Trial, spec: RunSpec) -> str:
+    """Return what a trial trains from scratch: the same for genomes that answer differently."""
+    return training_digest(spec.plan_of(trial.candidate))
+
+
 def _cold(number: int, seed: int, state: EvolutionState, spec: RunSpec, survey: Survey) -> Work:
-    candidate = replace(state.trials[number].candidate, legacy=(), entry=0)
+    candidate = replace(state.trials[number].candidate, legacy=(), entry=0, shares=None)
     return work_of(candidate, state, spec, survey, seed=seed)
 
 

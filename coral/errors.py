@@ -5,6 +5,7 @@ CoralError
 ├── PlanError            exit 2   a training plan that breaks an invariant (also a ValueError)
 ├── GenomeError          exit 2   a gene, genome or search space that breaks one (also a ValueError)
 ├── TaskError            exit 2   a task plugin that can't be found, loaded or used
+├── StrategyError        exit 2   a plugin's strategy that can't be found, or breaks its rules
 ├── ModelError           exit 2   a base model that can't be found, verified or adapted
 ├── NoSurvivorsError     exit 3   no trial of the first generation survived
 ├── RunError             exit 2   a run folder that is missing, foreign or damaged
@@ -72,6 +73,12 @@ class GenomeError(CoralError, ValueError):
 
 class TaskError(CoralError):
     """A task plugin can't be found, loaded or used."""
+
+    exit_code = 2
+
+
+class StrategyError(CoralError):
+    """A plugin's strategy can't be found, or does not keep to the rules of its kind."""
 
     exit_code = 2
 

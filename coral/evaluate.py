@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from coral.evolution import (
@@ -10,10 +11,11 @@ from coral.evolution import (
     EvolutionState,
     advance,
     exchanges,
+    held_by,
     promoted,
 )
-from coral.fidelity import Contender, judge, ladder_steps
-from coral.ports import Ports, Survey
+from coral.fidelity import CURVE_PROXIES, Contender, judge, ladder_steps
+from coral.ports import Ports, Survey, TrainingJob
 from coral.records import (
     CandidatesJoined,
     Event,
@@ -21,10 +23,11 @@ from coral.records import (
     Outcome,
     StageFinished,
     Verdict,
+    weights_of,
 )
 from coral.retention import give_up, make_room
 from coral.settings import RunSpec
-from coral.work import Work, job_of, longest_first, run, work_of
+from coral.work import Work, holds, job_of, longest_first, run, work_of
 
 
 def record(state: EvolutionState, event: Event, spec: RunSpec, ports: Ports) -> EvolutionState:
@@ -44,14 +47,15 @@ def evaluate(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionSta
     """
     verdicts: dict[int, Verdict | None] = {}
     climbing: list[Work] = []
+    earlier = _trained_earlier(state, spec)
     for stage in range(len(spec.training_stages)):
-        joining = [c for c in state.candidates if c.entry == stage]
+        joining = [c for c in state.candidates if c.first_stage == stage]
         verdicts |= {candidate.number: None for candidate in joining}
         climbing += [work_of(c, state, spec, ports.survey) for c in joining]
         climbing.sort(key=lambda work: work.candidate.number)
         if not climbing:
             continue
-        state = _train_stage(state, climbing, stage, spec, ports)
+        state = _train_stage(state, climbing, stage, earlier, spec, ports)
         decisions = judge(
             [
                 _contender(work, stage, state, verdicts[work.candidate.number], ports.survey)
@@ -76,7 +80,7 @@ def evaluate(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionSta
         verdicts=tuple(verdict for verdict in reached if verdict is not None),
     )
     # Before the event, or a run killed in between would keep them for ever.
-    give_up(_superseded(state, verdicts), ports)
+    give_up(_superseded(state, verdicts, spec), ports)
     return record(state, event, spec, ports)
 
 
@@ -132,24 +136,124 @@ def _exploit(
     }
 
 
+def _trained_earlier(state: EvolutionState, spec: RunSpec) -> dict[str, Outcome]:
+    """Return what earlier generations trained, by the identity of the weights."""
+    if not spec.space.shares_weights:
+        return {}
+    return {
+        outcome.weights: outcome
+        for trial in state.trials
+        if trial.candidate.derivation is None
+        for outcome in trial.scored
+    }
+
+
 def _train_stage(
     state: EvolutionState,
     climbing: Sequence[Work],
     stage: int,
+    earlier: Mapping[str, Outcome],
     spec: RunSpec,
     ports: Ports,
 ) -> EvolutionState:
-    """Train whoever has no outcome yet."""
-    jobs = [
-        job_of(work, stage, spec, resume_from=_checkpoint(work, stage - 1, state))
-        for work in climbing
-        if work.keys[stage] not in state.outcomes
-    ]
-    numbers = {job.key: job.trial for job in jobs}
-    for outcome in run(longest_first(jobs, ports.survey), state, spec, ports):
-        event = StageFinished(trial=numbers[outcome.key], outcome=outcome)
-        state = record(state, event, spec, ports)
+    """Train whoever has no outcome yet, and whose weights nobody has.
+
+    Of those that share their weights the first trains; the others wait, and are evaluated with what
+    it has trained. Should it fail, the next one trains.
+
+    Args:
+        earlier: outcomes of earlier generations, by the identity of the weights.
+    """
+    while missing := [work for work in climbing if work.keys[stage] not in state.outcomes]:
+        order = _order(missing, stage, earlier, state, spec, ports)
+        for event in order.settled:
+            state = record(state, event, spec, ports)
+        works = {work.keys[stage]: work for work in missing}
+        jobs = [*longest_first(order.training, ports.survey), *order.evaluating]
+        for found in run(jobs, state, spec, ports):
+            work, source = works[found.key], order.sources.get(found.key)
+            outcome = found if source is None else _with_training_of(source, found, work, state)
+            event = StageFinished(trial=work.candidate.number, outcome=outcome)
+            state = record(state, event, spec, ports)
     return state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Order:
+    """What can be done next of a stage.
+
+    Attributes:
+        training, evaluating: jobs with steps to train, and those without.
+        sources: outcomes of those who trained the weights of ``evaluating``, by job key.
+        settled: what needs no job: training that has diverged does so for all who share it.
+    """
+
+    training: Sequence[TrainingJob]
+    evaluating: Sequence[TrainingJob]
+    sources: Mapping[str, Outcome]
+    settled: Sequence[StageFinished]
+
+
+def _order(
+    missing: Sequence[Work],
+    stage: int,
+    earlier: Mapping[str, Outcome],
+    state: EvolutionState,
+    spec: RunSpec,
+    ports: Ports,
+) -> _Order:
+    now = {outcome.weights: outcome for outcome in _scored(state)}
+    diverged = {
+        outcome.weights: outcome.failure
+        for _, outcome in state.outcomes.values()
+        if outcome.failure is not None and outcome.failure.kind == "diverged"
+    }
+    training: dict[str, TrainingJob] = {}
+    evaluating: list[TrainingJob] = []
+    sources: dict[str, Outcome] = {}
+    settled: list[StageFinished] = []
+    for work in missing:
+        key, weights = work.keys[stage], weights_of(work.keys[stage])
+        source = now.get(weights) or earlier.get(weights)
+        if weights in diverged:
+            outcome = Outcome(key=key, stage=stage, failure=diverged[weights])
+            settled.append(StageFinished(trial=work.candidate.number, outcome=outcome))
+        elif source and source.checkpoint and holds(ports.checkpoints, source.checkpoint):
+            evaluating.append(job_of(work, stage, spec, resume_from=source.checkpoint))
+            sources[key] = source
+        elif weights not in training:
+            before = _checkpoint(work, stage - 1, state)
+            training[weights] = job_of(work, stage, spec, resume_from=before)
+    return _Order(
+        training=list(training.values()), evaluating=evaluating, sources=sources, settled=settled
+    )
+
+
+def _scored(state: EvolutionState) -> Iterator[Outcome]:
+    return (outcome for _, outcome in state.outcomes.values() if outcome.failure is None)
+
+
+def _with_training_of(
+    source: Outcome, outcome: Outcome, work: Work, state: EvolutionState
+) -> Outcome:
+    """Return an outcome with what another that trained the same weights tells of the training.
+
+    Its cost remains its own: nothing, unless the weights were lost.
+    """
+    if outcome.failure is not None or outcome.cost.optimizer_steps:
+        return outcome
+    told = {name: source.metrics[name] for name in CURVE_PROXIES if name in source.metrics}
+    inheritance, shares = source.inheritance, work.candidate.shares
+    if shares is not None and outcome.stage == shares.stage:
+        first = state.outcome_of(shares.trial, state.candidate(shares.trial).first_stage)
+        inheritance = first.inheritance if first else None
+    return replace(
+        outcome,
+        metrics={**outcome.metrics, **told},
+        curve=source.curve,
+        checkpoint_bytes=source.checkpoint_bytes,
+        inheritance=inheritance,
+    )
 
 
 def _checkpoint(work: Work, stage: int, state: EvolutionState) -> str | None:
@@ -157,13 +261,16 @@ def _checkpoint(work: Work, stage: int, state: EvolutionState) -> str | None:
     return known[1].checkpoint if known else None
 
 
-def _superseded(state: EvolutionState, verdicts: Mapping[int, Verdict | None]) -> list[str]:
+def _superseded(
+    state: EvolutionState, verdicts: Mapping[int, Verdict | None], spec: RunSpec
+) -> list[str]:
     """Return the generation's checkpoints that nobody starts from any more.
 
-    Of each trial two may be kept: its latest, and the one that it is worth as a parent.
+    Of each trial two may be kept: its latest, and the one that it is worth as a parent. Trials of
+    earlier generations may have the same.
     """
     latest: dict[int, Outcome] = {}
-    kept: set[str | None] = set()
+    kept: set[str | None] = {*held_by(state.trials)} if spec.space.shares_weights else set()
     for trial, outcome in state.outcomes.values():
         if outcome.failure is not None:
             continue

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from coral.evaluate import record
 from coral.evolution import (
     EvolutionState,
+    held_by,
     objective_values,
+    of_different_weights,
     ranked_finishers,
     soup_of,
     soup_pool,
@@ -42,7 +44,8 @@ def harvest(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionStat
         return state
     soup = _soup(state, spec, ports)
     made = [soup] if soup else []
-    sources = ranked_finishers([*state.last_generation, *made], spec)[: spec.squeeze.sources]
+    ranked = of_different_weights(ranked_finishers([*state.last_generation, *made], spec))
+    sources = ranked[: spec.squeeze.sources]
     known = replace(state, trials=(*state.trials, *made))
     candidates: list[Candidate] = []
     for source in sources:
@@ -86,6 +89,8 @@ def _soup(state: EvolutionState, spec: RunSpec, ports: Ports) -> Trial | None:
     newest = max((trial.candidate.generation for trial in pool), default=-1)
     if len(pool) < 2 or newest < state.generation - 1:
         return None
+    # A soup of the same weights may stand for another way to answer already.
+    earlier: set[str | None] = {*held_by(state.trials)} if spec.space.shares_weights else set()
     members: Members = [(pool[0], 1.0)]
     best, worth = None, _worth(pool[0].scored[-1], spec)
     spent = Cost()
@@ -102,9 +107,9 @@ def _soup(state: EvolutionState, spec: RunSpec, ports: Ports) -> Trial | None:
         if chosen:
             members, best, worth = chosen.members, chosen, chosen.worth
         # No event will name the others, so nobody could find them later.
-        kept = best.outcome.checkpoint if best else None
-        addresses = {each.outcome.checkpoint for each in made if each}
-        give_up(sorted(address for address in addresses if address and address != kept), ports)
+        kept = earlier | {best.outcome.checkpoint if best else None}
+        addresses = {each.outcome.checkpoint for each in made if each} - kept
+        give_up(sorted(address for address in addresses if address), ports)
 
     line = pool[1:]
     while line:

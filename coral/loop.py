@@ -10,11 +10,12 @@ from collections.abc import Callable
 from coral.confirmation import confirm
 from coral.errors import NoSurvivorsError
 from coral.evaluate import evaluate, record
-from coral.evolution import EvolutionState, breed, replay
+from coral.evolution import EvolutionState, breed, must_select, parents_by, replay
 from coral.harvest import harvest
 from coral.ports import Ports
-from coral.records import GenerationStarted
+from coral.records import GenerationStarted, ParentsSelected
 from coral.settings import RunSpec
+from coral.strategies import named
 
 
 def evolve(
@@ -24,6 +25,7 @@ def evolve(
 
     Raises:
         NoSurvivorsError: no trial of the first generation survived.
+        StrategyError: a plugin's selection does not keep to its rules.
     """
     started = clock()
     state = replay(ports.runs.events(), spec, ports.survey.train_examples)
@@ -33,6 +35,7 @@ def evolve(
             state = harvest(state, spec, ports)
             if exhausted(state, spec, clock() - started):
                 break
+            state = select_parents(state, spec, ports)
             if not state.candidates:
                 candidates = breed(state, spec)
                 if not candidates:
@@ -47,6 +50,16 @@ def evolve(
         gc.unfreeze()
     done = state.confirmation is not None and state.confirmation.contestants
     return state if done else confirm(state, spec, ports)
+
+
+def select_parents(state: EvolutionState, spec: RunSpec, ports: Ports) -> EvolutionState:
+    """Let a plugin pick the next parents, if it is to; what it picked is an event, once made."""
+    if not must_select(state, spec):
+        return state
+    selection = named(ports.strategies, "selections", spec.evolution.selection)
+    parents = parents_by(selection, state, spec)
+    event = ParentsSelected(generation=state.generation - 1, parents=parents)
+    return record(state, event, spec, ports)
 
 
 def exhausted(state: EvolutionState, spec: RunSpec, elapsed_seconds: float) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, runtime_checkable
@@ -10,12 +10,22 @@ from typing import Any, Literal, Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from coral.errors import TaskError
 from coral.fidelity.stages import Stage
-from coral.plan import TrainingPlan
-from coral.records import Derivation, Direction, Event, Outcome, TestScore
+from coral.plan import (
+    CURRICULA,
+    LOSS_WEIGHTINGS,
+    SAMPLERS,
+    CurriculumPlan,
+    LossPlan,
+    SamplingPlan,
+    TaskRows,
+    TrainingPlan,
+)
+from coral.records import Cost, Derivation, Direction, Event, GeneValue, Outcome, TestScore
 
-Problem = Literal["single_label", "multi_label", "regression"]
-"""What a task asks for: one class of several, any number of labels, or numbers."""
+Problem = Literal["single_label", "multi_label", "regression", "causal_lm"]
+"""What a task asks for: one class of several, any number of labels, numbers, or written answers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +35,7 @@ class Examples:
     Attributes:
         texts: one string an example.
         labels: by the task's problem ``(n,)`` int64 class indices, ``(n, labels)`` int64 of 0 and
-            1, or ``(n, numbers)`` float64.
+            1, or ``(n, numbers)`` float64; of written answers ``(n,)`` zeros.
         pairs: the second text of each example, where there are two; else empty.
         inputs: what else examples hold, such as images: name to one value an example.
     """
@@ -55,12 +65,37 @@ class Examples:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CausalSettings:
+    """How a language model learns to write a task's answers.
+
+    Attributes:
+        train_on_inputs: learn to write the prompts, too.
+        sample_packing: let several examples share a row; they don't see each other.
+        chat_template: ``plain``, or a Jinja template; None for the tokenizer's own.
+        generate_examples: most examples of a split for which answers are generated and compared.
+        max_new_tokens: of an answer that is generated.
+        prompt_format: how somebody's question becomes a prompt: ``{prompt}`` stands for it. None if
+            it is said by the user of a conversation.
+    """
+
+    train_on_inputs: bool = False
+    sample_packing: bool = False
+    chat_template: str | None = None
+    generate_examples: int = 0
+    max_new_tokens: int = 64
+    prompt_format: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskData:
     """A task's three splits.
 
     Attributes:
         label_names: of its classes, labels or numbers.
         notes: what the user should know of how the data were read, in words.
+        causal: of a task whose answers are written (``causal_lm``), which has no label names. Its
+            examples have the inputs ``messages`` (conversations of ``role`` and ``content``), or
+            ``prompt`` and ``answer``.
     """
 
     train: Examples
@@ -69,6 +104,14 @@ class TaskData:
     label_names: tuple[str, ...]
     problem: Problem = "single_label"
     notes: tuple[str, ...] = ()
+    causal: CausalSettings | None = None
+
+    def __post_init__(self) -> None:
+        if (self.problem == "causal_lm") != (self.causal is not None):
+            raise TaskError(
+                f"a task's data must have `causal` if their problem is causal_lm, and else not; got"
+                f" {self.problem} and {self.causal}.\nCorrect the plugin."
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +149,8 @@ class Task(Protocol):
         Args:
             labels: as in ``Examples``.
             predictions: ``(n, label_names)``: probabilities, of which a row sums to 1 if just one
-                label is right; or numbers, in the unit of the labels.
+                label is right; or numbers, in the unit of the labels. Of written answers
+                statistics, ``(n, 3)`` or ``(n, 5)``, see ``coral.tasks.score_language``.
         """
         ...
 
@@ -115,9 +159,184 @@ PLAIN = "plain"
 """Name of the examples as they are, among a task's views."""
 
 
+class Curriculum(Protocol):
+    """Says which examples training may draw, and when."""
+
+    def __call__(
+        self, plan: CurriculumPlan, progress: float, difficulty: NDArray[np.float64], /
+    ) -> NDArray[np.bool_]:
+        """Return ``(n,)`` which examples are let in.
+
+        Where no example of a task is, its easiest are.
+
+        Args:
+            progress: share of the horizon that is trained, in [0, 1).
+            difficulty: ``(n,)`` in (0, 1], of the examples of all tasks.
+        """
+        ...
+
+
+class Sampler(Protocol):
+    """Says how often each example of a task is drawn."""
+
+    def __call__(self, plan: SamplingPlan, rows: TaskRows, /) -> NDArray[np.float64]:
+        """Return ``(n,)`` weights >= 0: in one pass an example comes up in proportion to its own.
+
+        Args:
+            rows: the examples that a stage may draw.
+        """
+        ...
+
+
+class LossWeighting(Protocol):
+    """Says how much the loss of each example counts."""
+
+    def __call__(self, plan: LossPlan, rows: TaskRows, /) -> NDArray[np.float64]:
+        """Return ``(n,)`` weights >= 0; they are scaled to a mean of 1.
+
+        Args:
+            rows: the task's whole train set.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SelectionPool:
+    """Trials that may become parents, all of whom reached the same stage.
+
+    Attributes:
+        values: ``(n, objectives)``, more is better in each: what is to be small is negated.
+        ages: ``(n,)`` generations since each was bred; 0 for the latest.
+        genomes: gene path to value.
+    """
+
+    values: NDArray[np.float64]
+    ages: NDArray[np.int64]
+    genomes: tuple[Mapping[str, GeneValue], ...]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class Selection(Protocol):
+    """Picks the parents of the next generation."""
+
+    def __call__(
+        self, pool: SelectionPool, count: int, rng: np.random.Generator, /
+    ) -> Sequence[int]:
+        """Return ``count`` different positions in ``pool``, the ones to prefer first.
+
+        Args:
+            count: from 1 to the size of the pool.
+            rng: the only source of chance.
+        """
+        ...
+
+
+class ObjectiveFunction(Protocol):
+    """Something to make better that follows from an outcome's metrics and cost."""
+
+    @property
+    def direction(self) -> Direction: ...
+
+    def __call__(self, metrics: Mapping[str, float], cost: Cost, /) -> float:
+        """Return the objective; a value that is not finite ends the trial's chances.
+
+        Args:
+            metrics: as in ``Outcome``.
+            cost: of the stage that was trained last.
+        """
+        ...
+
+
+BUILT_IN: Mapping[str, tuple[str, ...]] = {
+    "curricula": tuple(CURRICULA),
+    "samplers": tuple(SAMPLERS),
+    "loss_weightings": tuple(LOSS_WEIGHTINGS),
+    "selections": ("nsga2", "nsga3", "tournament"),
+    "objectives": (),
+}
+"""Kind of strategy to the names that Coral brings; its selections are in DEAP's toolbox."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strategies:
+    """Strategies by name: Coral's own, and those of plugins that a run uses."""
+
+    curricula: Mapping[str, Curriculum] = field(default_factory=lambda: CURRICULA)
+    samplers: Mapping[str, Sampler] = field(default_factory=lambda: SAMPLERS)
+    loss_weightings: Mapping[str, LossWeighting] = field(default_factory=lambda: LOSS_WEIGHTINGS)
+    selections: Mapping[str, Selection] = field(default_factory=dict)
+    objectives: Mapping[str, ObjectiveFunction] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proxy:
+    """A cheap metric of a task's own, which prune rules may name.
+
+    Attributes:
+        score: called like ``Task.score``, on the validation split; returns one number.
+        stage: index of the stage that it serves; it is computed there and nowhere else.
+        view: whose predictions it is called with, see ``HasViews``.
+        stands_for: metric of the task that it foretells; how well is measured in every run.
+            Empty if it foretells none.
+    """
+
+    score: Callable[[NDArray[Any], NDArray[np.float64]], float]
+    stage: int = 0
+    view: str = PLAIN
+    stands_for: str = ""
+
+
 @runtime_checkable
-class ViewedTask(Protocol):
-    """What a task has besides if some of its metrics need predictions on altered examples."""
+class HasDifficulty(Protocol):
+    """A task that knows which of its examples are hard; else the longer text is the harder one."""
+
+    def difficulty(self, examples: Examples) -> NDArray[np.float64]:
+        """Return ``(n,)`` numbers, more for the harder ones; only their order counts."""
+        ...
+
+
+@runtime_checkable
+class HasDomains(Protocol):
+    """A task whose examples come from several domains, whose shares its parts and batches keep."""
+
+    def domains(self, examples: Examples) -> Sequence[str]:
+        """Return the name of each example's domain."""
+        ...
+
+
+@runtime_checkable
+class HasProxies(Protocol):
+    """A task with cheap metrics for early stages, by name."""
+
+    @property
+    def proxies(self) -> Mapping[str, Proxy]: ...
+
+
+@runtime_checkable
+class HasGenes(Protocol):
+    """A task that knows what is worth searching on its data."""
+
+    @property
+    def genes(self) -> Mapping[str, Any]:
+        """Entries of a ``search_space`` block, as a config would write them."""
+        ...
+
+
+@runtime_checkable
+class HasProfile(Protocol):
+    """A task that says which profile ``--simulate`` should use."""
+
+    @property
+    def profile(self) -> str | Path:
+        """A bundled profile's name, or the absolute path of one that ``coral calibrate`` wrote."""
+        ...
+
+
+@runtime_checkable
+class HasViews(Protocol):
+    """A task some of whose metrics, or proxies, need predictions on altered examples."""
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -141,27 +360,8 @@ class ViewedTask(Protocol):
 
 
 @runtime_checkable
-class ProxiedTask(Protocol):
-    """What a task has besides if some of its metrics stand for dearer ones at early stages."""
-
-    @property
-    def proxies(self) -> Mapping[str, str]:
-        """Metric to the metric that it stands for; how well is measured in every run."""
-        ...
-
-
-@runtime_checkable
-class StratifiedTask(Protocol):
-    """What a task has besides if groups of examples other than classes are to keep their shares."""
-
-    def strata(self, examples: Examples) -> NDArray[np.int64]:
-        """Return ``(n,)`` numbers of the groups; data fractions and batches keep their shares."""
-        ...
-
-
-@runtime_checkable
-class CollatingTask(Protocol):
-    """What a task has besides if it makes the model's inputs itself, as of texts with images.
+class HasCollate(Protocol):
+    """A task that makes the model's inputs itself, as of texts with images.
 
     It is the only task of its run, on a base model that comes with a processor.
     """
@@ -193,7 +393,7 @@ class Inherited:
     Attributes:
         trial: whose they are.
         stage: index of the stage at whose end they stood.
-        key: of the outcome that they belong to.
+        key: their identity, see ``Outcome.weights``.
         address: of the checkpoint.
         weight: share among several.
     """
@@ -214,8 +414,8 @@ class TrainingJob:
         stage: index of the stage to reach.
         stages: the ladder.
         resume_from: address of this plan's checkpoint at the end of an earlier stage, or of
-            ``stage`` itself. None, or an address that can't be read, means training from scratch
-            through the same batches.
+            ``stage`` itself; a plan that differs in inference alone has the same. None, or an
+            address that can't be read, means training from scratch through the same batches.
         entry: index of the stage that is trained first, from inherited weights or from nothing.
         inherits: the parents' weights that it starts from, the better parent's first; none for a
             cold start.
@@ -263,7 +463,7 @@ class TaskSurvey:
         center, spread: of numbers among the train labels, as their mean and standard deviation.
         texts: an example.
         notes: see ``TaskData``.
-        proxies: see ``ProxiedTask``.
+        proxies: those that stand for a metric, by name, with the metric.
     """
 
     name: str
@@ -296,6 +496,7 @@ class Survey:
         hidden_size: features that layers hand on.
         slots: most jobs that a worker trains side by side.
         slot_rates: what that was chosen by: jobs side by side, and examples a second.
+        strategies: identity of those of plugins that decide results, as ``curricula.name``.
     """
 
     model_digest: str
@@ -311,6 +512,7 @@ class Survey:
     hidden_size: int = 0
     slots: int = 1
     slot_rates: tuple[tuple[int, float], ...] = ()
+    strategies: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def train_examples(self) -> int:
@@ -318,7 +520,7 @@ class Survey:
 
     @property
     def proxies(self) -> dict[str, str]:
-        """Metric to the metric that it stands for, of every task."""
+        """Proxy to the metric that it stands for, of every task."""
         return {
             f"{task.name}.{proxy}": f"{task.name}.{metric}"
             for task in self.tasks
@@ -456,6 +658,7 @@ class Ports:
 
     Attributes:
         workers: jobs that the executor runs at the same time.
+        strategies: those that decide in this process: selections and objectives.
     """
 
     executor: Executor
@@ -464,3 +667,4 @@ class Ports:
     observer: Observer
     survey: Survey
     workers: int = 2
+    strategies: Strategies = field(default_factory=Strategies)

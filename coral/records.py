@@ -24,7 +24,8 @@ class Objective:
 
     Attributes:
         metric: a task's metric (``docstring_kind.auroc``), its mean over tasks (``auroc``),
-            ``trainable_parameters``, ``train_cost`` or ``peak_memory_bytes``.
+            ``trainable_parameters``, ``train_cost``, ``peak_memory_bytes``, or an objective that a
+            plugin provides.
         direction: ``max`` or ``min``.
     """
 
@@ -111,15 +112,32 @@ class Inheritance:
     moments_kept: bool = False
 
 
+def key_of(weights: str, inference: str = "") -> str:
+    """Return an outcome's key.
+
+    Args:
+        weights: identity of the weights.
+        inference: of what is made of their outputs; empty for what the defaults make.
+    """
+    return f"{weights}+{inference}" if inference else weights
+
+
+def weights_of(key: str) -> str:
+    """Return the identity of the weights from an outcome's key."""
+    return key.partition("+")[0]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What one trial did in one stage.
 
     Attributes:
-        key: identity of the work: plan, stages so far, seed, data and base model.
+        key: identity of the work: plan, stages so far, seed, data and base model. It begins with
+            that of the weights, see ``key_of``.
         stage: index on the ladder.
-        metrics: validation metrics, ``task.metric`` and the mean over tasks under ``metric``, and
-            the proxies (``gradient_norm``, ``loss_slope``).
+        metrics: validation metrics, ``task.metric`` and the mean over tasks under ``metric``, the
+            proxies (``gradient_norm``, ``loss_slope``), and the objectives of plugins that the run
+            has.
         cost: spent in this stage alone.
         cumulative_steps: optimizer steps that these weights have ever seen, along the longest line
             of those that they come from.
@@ -152,6 +170,11 @@ class Outcome:
     def readings(self) -> dict[str, float]:
         """``metrics``, and what is measured anew each time: ``peak_memory_bytes``."""
         return {**self.metrics, "peak_memory_bytes": float(self.peak_memory_bytes)}
+
+    @property
+    def weights(self) -> str:
+        """Identity of the weights: equal for outcomes that differ in inference alone."""
+        return weights_of(self.key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -210,6 +233,9 @@ class Candidate:
         legacy: the weights it starts from, the better parent's first; none for a cold start.
         entry: index of the stage that it trains first.
         derivation: set if its weights are made of others' without training.
+        shares: the trial whose weights are its own too, by the end of the stage in which it is
+            judged first; None if it trains itself from ``entry`` on. ``legacy`` and ``entry`` are
+            then those of that trial.
     """
 
     number: int
@@ -220,6 +246,12 @@ class Candidate:
     legacy: tuple[Legacy, ...] = ()
     entry: int = 0
     derivation: Derivation | None = None
+    shares: Legacy | None = None
+
+    @property
+    def first_stage(self) -> int:
+        """Index of the stage in which it is judged first."""
+        return self.entry if self.shares is None else self.shares.stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,6 +397,21 @@ class TrialsDerived:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParentsSelected:
+    """The parents of the next generation, where a plugin picks them.
+
+    What Coral's own selections pick follows from the trials, and has no event.
+
+    Attributes:
+        generation: the last one finished.
+        parents: trial numbers, the ones to prefer first.
+    """
+
+    generation: int
+    parents: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfirmed:
     """The contestants on the test split; the run is finished.
 
@@ -390,5 +437,6 @@ Event = (
     | StageFinished
     | GenerationFinished
     | TrialsDerived
+    | ParentsSelected
     | RunConfirmed
 )

@@ -11,8 +11,9 @@ from annotated_types import Ge, Gt, Le, Lt
 from coral.errors import PlanError
 from coral.fidelity.prune import PruneSettings
 from coral.fidelity.stages import DEFAULT_LADDER, Stage, check_ladder
+from coral.genome.genes import ChoiceGene
 from coral.genome.space import SearchSpace
-from coral.plan import TrainingPlan, with_values
+from coral.plan import TrainingPlan, strategy_paths, value_at, with_values
 from coral.plan.checks import (
     Fraction,
     NonNegativeInt,
@@ -56,7 +57,7 @@ class EvolutionSettings:
         population_size: trials in a generation, and parents kept between generations.
         generations: generations to breed, the first included.
         selection: ``nsga2`` (Deb et al. 2002), ``nsga3`` (Deb and Jain 2014) or ``tournament``
-            on the first objective.
+            on the first objective; plugins may register more.
         tournament_size: contestants for each parent.
         crossover_rate: probability that a child has two parents.
         mutation_rate: probability that a gene mutates.
@@ -66,7 +67,7 @@ class EvolutionSettings:
 
     population_size: PositiveInt = 8
     generations: PositiveInt = 3
-    selection: Literal["nsga2", "nsga3", "tournament"] = "nsga2"
+    selection: str = field(default="nsga2", metadata={"strategy": "selections"})
     tournament_size: PositiveInt = 2
     crossover_rate: Fraction = 0.6
     mutation_rate: Fraction = 0.3
@@ -201,17 +202,24 @@ class BudgetSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecutionSettings:
-    """Where and how jobs run. None of it decides a result, rounding aside.
+    """Where and how jobs run. None of it decides a result, rounding aside, but ``load_in_4bit``.
 
     Attributes:
         workers: worker processes; ``auto`` is one a GPU, or one a core.
         threads_per_worker: torch threads in each worker.
         device: ``auto``, ``cpu`` or ``cuda``.
         micro_batch_size: most examples in one forward pass; None leaves batches whole.
+        precision: of forward passes: ``float32``, ``bfloat16`` (the base's weights are then held
+            in it too), or ``auto`` for bfloat16 passes over float32 weights on a GPU and float32
+            on a CPU.
+        gradient_checkpointing: compute activations again for gradients instead of keeping them.
+        load_in_4bit: hold the base's weights in 4 bits (NF4, Dettmers et al. 2023), which takes
+            bitsandbytes. It makes another base model: weights, and so results, differ.
         share_prefixes: compute what lies below adapters once, for all genomes.
         pack: genomes that a worker trains side by side; ``auto`` is what a short trial on the
             device finds best.
         trial_timeout_seconds: longest that one stage of one trial may take.
+        task_timeout_seconds: longest that a task plugin may take to load its data.
         retries: new tries after a worker died.
         trust_remote_code: run code that a hub model brings along.
     """
@@ -220,9 +228,13 @@ class ExecutionSettings:
     threads_per_worker: PositiveInt = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     micro_batch_size: PositiveInt | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    gradient_checkpointing: bool = False
+    load_in_4bit: bool = False
     share_prefixes: bool = True
     pack: PositiveInt | Literal["auto"] = "auto"
     trial_timeout_seconds: Positive | None = 3600.0
+    task_timeout_seconds: Positive | None = 3600.0
     retries: NonNegativeInt = 2
     trust_remote_code: bool = False
 
@@ -351,6 +363,24 @@ class RunSpec:
     def training(self) -> TrainingPlan:
         """The default recipe: every field of the plan as the config fixes it."""
         return self.space.base
+
+    @property
+    def strategies(self) -> tuple[tuple[str, str], ...]:
+        """Kind and name of every strategy that is fixed, searched, or in a recipe.
+
+        Objectives are not among them: as far as a spec knows, they are metrics.
+        """
+        named = [("selections", self.evolution.selection)]
+        for path, kind in strategy_paths().items():
+            named.append((kind, value_at(self.training, path)))
+            named += [
+                (kind, str(option))
+                for gene in self.space.genes
+                if gene.path == path and isinstance(gene, ChoiceGene)
+                for option in gene.options
+            ]
+            named += [(kind, recipe[path]) for recipe in self.evolution.recipes if path in recipe]
+        return tuple(dict.fromkeys(named))
 
     @property
     def last_stage(self) -> int:

@@ -6,7 +6,7 @@ from coral.ports import DataContext
 from coral.reporting import Facts
 from coral.spec import LoadedConfig
 from coral.storage import cache_location
-from coral.tasks import Registry
+from coral.tasks import Registry, task_calls
 
 
 def view_data(config: LoadedConfig, registry: Registry) -> Facts:
@@ -14,7 +14,7 @@ def view_data(config: LoadedConfig, registry: Registry) -> Facts:
 
     Raises:
         TaskError: data can't be read.
-        ModelError: the tokenizer can't be loaded.
+        ModelError: the tokenizer can't be loaded, or lacks what a task needs of it.
     """
     from coral.training.base import load_tokenizer
     from coral.training.looking import look_at
@@ -22,7 +22,9 @@ def view_data(config: LoadedConfig, registry: Registry) -> Facts:
     spec = config.spec
     context = DataContext(cache_dir=cache_location(spec.cache).tasks)
     loaded = {
-        task.name: registry.build(task.registered, task.arguments).load(context)
+        task.name: task_calls(
+            registry, task.registered, task.arguments, spec.execution.task_timeout_seconds
+        ).load(context)
         for task in spec.tasks
     }
     tokenizer = load_tokenizer(spec.base_model, trust_remote_code=spec.execution.trust_remote_code)
@@ -30,5 +32,5 @@ def view_data(config: LoadedConfig, registry: Registry) -> Facts:
     return {
         "base_model": spec.base_model,
         "sequence_len": length,
-        "tasks": {name: look_at(data, tokenizer, length) for name, data in loaded.items()},
+        "tasks": {name: look_at(name, data, tokenizer, length) for name, data in loaded.items()},
     }

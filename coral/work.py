@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from coral.errors import CheckpointError
+from coral.errors import CheckpointError, StrategyError
 from coral.evolution import EvolutionState, ancestors
 from coral.fidelity import Stage, ladder_steps
-from coral.plan import TrainingPlan, digest_of
-from coral.ports import CheckpointStore, Inherited, Ports, Survey, TrainingJob
-from coral.records import Candidate, Legacy, Outcome
+from coral.plan import (
+    InferencePlan,
+    TrainingPlan,
+    digest_of,
+    strategy_paths,
+    training_digest,
+    value_at,
+)
+from coral.ports import CheckpointStore, Inherited, Ports, Strategies, Survey, TrainingJob
+from coral.records import Candidate, Failure, Legacy, Outcome, key_of, weights_of
 from coral.settings import RunSpec
 from coral.sharing import entrances
+from coral.strategies import objective_value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +60,14 @@ def work_of(
     inherits = tuple(_inherited(legacy, state) for legacy in candidate.legacy)
     plan = spec.plan_of(candidate)
     own: dict[str, Any] = {
-        "plan": digest_of(plan),
+        "plan": training_digest(plan),
         "horizon": float(stages[-1].epoch_budget),
         "seed": seed,
         "data": survey.data_digest,
         "model": survey.model_digest,
     }
+    if versions := _versions(plan, survey):
+        own["strategies"] = versions
     if inherits:
         own["inherits"] = [[item.key, item.weight] for item in inherits]
         own["entry"] = candidate.entry
@@ -69,14 +80,26 @@ def work_of(
         ]
         for rung in stages
     ]
+    inference = "" if plan.inference == InferencePlan() else digest_of(plan.inference)
     return Work(
         candidate=candidate,
         plan=plan,
         stages=stages,
         seed=seed,
-        keys=tuple(digest_of({**own, "ladder": rungs[: stage + 1]}) for stage in range(len(rungs))),
+        keys=tuple(
+            key_of(digest_of({**own, "ladder": rungs[: stage + 1]}), inference)
+            for stage in range(len(rungs))
+        ),
         inherits=inherits,
     )
+
+
+def _versions(plan: TrainingPlan, survey: Survey) -> dict[str, str]:
+    """Return the identity of each strategy of a plugin that a plan names, by its field."""
+    named = {path: f"{kind}.{value_at(plan, path)}" for path, kind in strategy_paths().items()}
+    return {
+        path: survey.strategies[name] for path, name in named.items() if name in survey.strategies
+    }
 
 
 def _inherited(legacy: Legacy, state: EvolutionState) -> Inherited:
@@ -85,7 +108,7 @@ def _inherited(legacy: Legacy, state: EvolutionState) -> Inherited:
     return Inherited(
         trial=legacy.trial,
         stage=legacy.stage,
-        key=outcome.key,
+        key=outcome.weights,
         address=outcome.checkpoint,
         weight=legacy.weight,
     )
@@ -94,12 +117,15 @@ def _inherited(legacy: Legacy, state: EvolutionState) -> Inherited:
 def run(
     jobs: Sequence[TrainingJob], state: EvolutionState, spec: RunSpec, ports: Ports
 ) -> Iterator[Outcome]:
-    """Run jobs; those whose inherited weights are lost run again, knowing how to make them."""
+    """Run jobs; those whose inherited weights are lost run again, knowing how to make them.
+
+    Outcomes come with the objectives of plugins among their metrics.
+    """
     plans = map(spec.plan_of, state.candidates) if state.candidates else (j.plan for j in jobs)
     shared = entrances(plans, ports.survey, spec.prefix_bytes)
     pending = [
         with_ancestors(job, state, spec, ports.survey)
-        if not all(_holds(ports.checkpoints, item.address) for item in job.inherits)
+        if not all(holds(ports.checkpoints, item.address) for item in job.inherits)
         else job
         for job in (replace(job, entrances=shared) for job in jobs)
     ]
@@ -109,9 +135,32 @@ def run(
         for outcome in ports.executor.run(list(waiting.values())):
             if outcome.failure is None or outcome.failure.kind != "lost":
                 _look_again(waiting[outcome.key], ports.checkpoints)
-                yield outcome
+                yield with_objectives(outcome, spec, ports.strategies)
             else:
                 pending.append(with_ancestors(waiting[outcome.key], state, spec, ports.survey))
+
+
+def with_objectives(outcome: Outcome, spec: RunSpec, strategies: Strategies) -> Outcome:
+    """Return an outcome with the objectives of plugins that the run has; one that fails is its end.
+
+    From here on they are metrics like others: a stored run asks no plugin what trials are worth.
+    """
+    wanted = [o.metric for o in spec.objectives if o.metric in strategies.objectives]
+    if outcome.failure is not None or not wanted:
+        return outcome
+    try:
+        values = {
+            name: objective_value(name, strategies.objectives[name], outcome.metrics, outcome.cost)
+            for name in wanted
+        }
+    except StrategyError as error:
+        failure = Failure(
+            kind="plugin",
+            message=str(error).splitlines()[0],
+            traceback="".join(traceback.format_exception(error)),
+        )
+        return replace(outcome, failure=failure)
+    return replace(outcome, metrics={**outcome.metrics, **values})
 
 
 def longest_first(jobs: Sequence[TrainingJob], survey: Survey) -> list[TrainingJob]:
@@ -126,7 +175,7 @@ def longest_first(jobs: Sequence[TrainingJob], survey: Survey) -> list[TrainingJ
     return sorted(jobs, key=lambda job: (-expected_cost(job), job.trial))
 
 
-def _holds(checkpoints: CheckpointStore, address: str) -> bool:
+def holds(checkpoints: CheckpointStore, address: str) -> bool:
     """Return whether a checkpoint is known to be there; a store out of reach knows of none."""
     try:
         return checkpoints.holds(address)
@@ -139,7 +188,7 @@ def _look_again(job: TrainingJob, checkpoints: CheckpointStore) -> None:
     if job.ancestors:
         makers = (job, *job.ancestors)
         for address in {item.address for maker in makers for item in maker.inherits}:
-            _holds(checkpoints, address)
+            holds(checkpoints, address)
 
 
 def with_ancestors(
@@ -154,9 +203,9 @@ def with_ancestors(
     for number in sorted(highest):
         candidate = state.candidate(number)
         work = work_of(candidate, state, spec, survey)
-        makers += [
-            job_of(work, stage, spec) for stage in range(candidate.entry, highest[number] + 1)
-        ]
+        for stage in range(candidate.entry, highest[number] + 1):
+            maker = job_of(work, stage, spec)
+            makers.append(replace(maker, key=weights_of(maker.key)))
     return replace(job, ancestors=tuple(makers))
 
 

@@ -50,7 +50,7 @@ from rich.table import Table
 from coral.errors import WorkersError
 from coral.execution import PoolExecutor
 from coral.fidelity import Stage, ladder_steps
-from coral.plan import TrainingPlan, digest_of, warmup_steps, with_values
+from coral.plan import TrainingPlan, digest_of, training_digest, warmup_steps, with_values
 from coral.ports import DataContext, Progress, TrainingJob
 from coral.records import Cost, Outcome
 from coral.storage import CachePaths, FsspecCheckpointStore, cache_location, write_json_durably
@@ -166,7 +166,7 @@ class HuggingFaceTrainer:
         store = FsspecCheckpointStore(self.cache.checkpoints)
         memory_unit = 1 if platform.system() == "Darwin" else 1024
         for job in jobs:
-            plan = digest_of(job.plan)
+            plan = training_digest(job.plan)
             batch_size = job.plan.schedule.batch_size
             [steps] = ladder_steps(job.stages, len(self.rows), batch_size)
             targets = {self.task: Target(problem="single_label", outputs=self.classes)}
@@ -201,7 +201,7 @@ class HuggingFaceTrainer:
 
         plan = job.plan.schedule
         on_gpu = self.base.device.type == "cuda"
-        warm_up = warmup_steps(plan.warmup_ratio, steps)
+        warm_up = warmup_steps(plan, steps)
         scheduler = transformers.get_scheduler(plan.scheduler, optimizer, warm_up, steps)
         trainer = transformers.Trainer(
             model=classifier(encoder, self.task),

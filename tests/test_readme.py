@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from coral.compose import Source, load
+from coral.plan import plan_paths
 from coral.ports import DataContext
 from coral.tasks import discover
 
@@ -41,7 +42,7 @@ def test_the_plugin_that_the_readme_shows_loads_a_csv(
     task = discover([tmp_path / "plugins"]).build("reviews", dict(spec.tasks[0].options))
     data = task.load(DataContext(cache_dir=tmp_path))
     assert data.label_names == ("bad", "good")
-    assert (len(data.train), len(data.validation), len(data.test)) == (40, 5, 5)
+    assert (len(data.train), len(data.validation), len(data.test)) == (40, 4, 6)
 
 
 def test_the_task_without_code_that_the_readme_shows_loads(
@@ -54,6 +55,17 @@ def test_the_task_without_code_that_the_readme_shows_loads(
     [settings] = load(Source(path=Path("stars.yaml")), {}).spec.tasks
     task = discover().build(settings.registered, settings.arguments)
     assert task.load(DataContext(cache_dir=tmp_path)).label_names == ("1", "2", "3", "4", "5")
+
+
+def test_the_search_without_training_that_the_documentation_shows_is_valid(tmp_path: Path) -> None:
+    documented = (Path(__file__).parents[1] / "docs" / "inference.md").read_text()
+    [block] = re.findall(r"```yaml\n(.*?)```", documented, re.DOTALL)
+    (tmp_path / "config.yaml").write_text(block)
+    spec = load(Source(path=tmp_path / "config.yaml"), {}).spec
+    assert spec.space.shares_weights
+    assert [objective.metric for objective in spec.objectives] == ["selective_accuracy", "coverage"]
+    for path in plan_paths():
+        assert not path.startswith("inference.") or path.partition(".")[2] in documented
 
 
 def test_the_task_that_the_documentation_explains_has_every_option(

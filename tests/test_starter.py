@@ -53,6 +53,22 @@ def test_the_config_that_is_written_loads_and_says_what_was_found(here: Path) ->
     assert "adapter.layers" in {gene.path for gene in spec.space.genes}
 
 
+def test_conversations_get_a_config_for_a_language_model(here: Path) -> None:
+    said = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    lines = [
+        json.dumps({"messages": [*said, {"role": "user", "content": str(i)}]}) for i in range(40)
+    ]
+    Path("chat.jsonl").write_text("\n".join(lines))
+    facts = write_starter("chat.jsonl", Path("coral.yaml"))
+    assert facts["options"] == {"path": "chat.jsonl", "format": "chat", "messages": "messages"}
+    assert facts["problem"] == "causal_lm"
+    spec = load(Source(path=Path("coral.yaml")), {}).spec
+    assert "Qwen" in spec.base_model
+    assert spec.objectives[0].metric == "perplexity"
+    assert spec.training.encoding.sequence_len == facts["sequence_len"] == 128
+    assert "schedule.head_lr_multiplier" not in {gene.path for gene in spec.space.genes}
+
+
 def test_long_texts_and_many_of_them_get_another_config(here: Path) -> None:
     write_reviews(rows=FEW_EXAMPLES * 2, words=60)
     facts = write_starter("my reviews.csv", Path("coral.yaml"), "some/model")

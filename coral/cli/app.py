@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from coral.cli import stored
-from coral.cli.common import Json, RunFolder, reported
-from coral.errors import ConfigError, Fault
+from coral.cli.common import Json, Plugins, RunFolder, key_values, reported, task_options
+from coral.cli.plugins import plugins_app
 
 if TYPE_CHECKING:
     from coral.cli.screen import Screen
@@ -39,10 +39,6 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="The same as an option; repeatable."),
 ]
-Plugins = Annotated[
-    list[Path] | None,
-    typer.Option("--plugins", metavar="DIR", help="A folder of task plugins; repeatable."),
-]
 Simulate = Annotated[
     bool,
     typer.Option(
@@ -59,22 +55,7 @@ ForceFresh = Annotated[
 
 
 def _overrides(*groups: list[str] | None, simulate: bool) -> dict[str, str]:
-    pairs: dict[str, str] = {}
-    faults = []
-    for text in (item for group in groups for item in group or []):
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            faults.append(
-                Fault(
-                    where="command line",
-                    key="",
-                    rule=f"an override is KEY=VALUE, got {text}.",
-                    remedy="Write, for example, evolution.generations=5.",
-                )
-            )
-        pairs[key] = value
-    if faults:
-        raise ConfigError(faults)
+    pairs = key_values(*groups)
     return {**pairs, "mode": "simulate"} if simulate else pairs
 
 
@@ -92,7 +73,10 @@ def _load(
     from coral import compose
 
     source = compose.Source(path=compose.find_config(config), plugin_folders=tuple(plugins or ()))
-    return compose.load(source, pairs), source
+    loaded = compose.load(source, pairs)
+    for note in loaded.notes:
+        typer.echo(note, err=True)
+    return loaded, source
 
 
 def _start(
@@ -161,6 +145,7 @@ def evolve(
         from rich.console import Console
 
         from coral import compose
+        from coral.cli.outline import print_outline
         from coral.cli.tables import print_forecast
         from coral.reporting import as_json
 
@@ -173,6 +158,8 @@ def evolve(
         facts = compose.dry_run(loaded, source, compose.SilentObserver())
         if json:
             typer.echo(as_json(facts))
+        elif facts["unchecked"]:
+            print_outline(facts, Console(highlight=False))
         else:
             print_forecast(facts, Console(highlight=False))
 
@@ -284,6 +271,12 @@ def resume(
 @app.command()
 def init(
     data: Annotated[str, typer.Argument(help="A file, folder, glob, URL or hub id.")],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...", help="Of the task, such as text=review label=stars."
+        ),
+    ] = None,
     *,
     base_model: Annotated[
         str | None, typer.Option(help="A hub id, a local folder, or package:<module>/<folder>.")
@@ -297,11 +290,12 @@ def init(
         from coral.reporting import as_json
         from coral.starter import write_starter
 
-        facts = write_starter(data, output, base_model, plugins or ())
+        given = task_options(options)
+        facts = write_starter(data, output, base_model, plugins or (), given)
         if json:
             typer.echo(as_json(facts))
             return
-        options = facts["options"]
+        options: dict[str, Any] = facts["options"]
         columns = ", ".join(
             f"{role}: {names if isinstance(names, str) else ' and '.join(names)}"
             for role, names in options.items()
@@ -310,7 +304,7 @@ def init(
         labels = facts["labels"]
         shown = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
         typer.echo(f"read as {facts['type']} ({columns})")
-        typer.echo(f"{facts['asked']}: {shown}")
+        typer.echo(f"{facts['asked']}: {shown}" if labels else facts["asked"])
         typer.echo(
             f"{facts['train_examples']:,} texts to train on, {facts['validation_examples']:,} to"
             f" validate, {facts['test_examples']:,} to test"
@@ -345,33 +339,35 @@ def data(
             print_data(facts, Console(highlight=False))
 
 
-@app.command(name="plugins")
-def list_plugins(*, plugins: Plugins = None, json: Json = False) -> None:
-    """List task plugins: where they come from, what they provide, and which are broken."""
+@app.command()
+def doctor(
+    config: Config = "quickstart",
+    overrides: Overrides = None,
+    *,
+    set_: SetOption = None,
+    plugins: Plugins = None,
+    simulate: Simulate = False,
+    json: Json = False,
+) -> None:
+    """Check versions, devices, memory, disk, network, model, data and plugins for a config."""
     with reported():
+        from rich.console import Console
+
+        from coral.cli.doctor import print_checks
+        from coral.doctor import examine
         from coral.reporting import as_json
-        from coral.tasks import discover
 
-        found: list[dict[str, Any]] = [
-            {
-                "name": plugin.name,
-                "version": plugin.version,
-                "origin": plugin.origin,
-                "tasks": sorted(plugin.tasks),
-                "error": plugin.error,
-            }
-            for plugin in discover(plugins or (), config_folder=Path()).plugins
-        ]
+        pairs = _overrides(overrides, set_, simulate=simulate)
+        facts = examine(config, pairs, tuple(plugins or ()))
         if json:
-            typer.echo(as_json(found))
-            return
-        for plugin in found:
-            told = (
-                ", ".join(plugin["tasks"]) if not plugin["error"] else f"broken: {plugin['error']}"
-            )
-            name = " ".join(filter(None, (plugin["name"], plugin["version"])))
-            typer.echo(f"{name}  {told}\n    {plugin['origin']}")
+            typer.echo(as_json(facts))
+        else:
+            print_checks(facts, Console(highlight=False))
+        if not facts["ok"]:
+            raise typer.Exit(1)
 
+
+app.add_typer(plugins_app, name="plugins")
 
 for command in (stored.show, stored.lineage, stored.predict, stored.runs, stored.gc):
     app.command()(command)

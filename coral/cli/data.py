@@ -16,15 +16,21 @@ def print_data(facts: dict[str, Any], console: Console) -> None:
     for name, task in facts["tasks"].items():
         console.print(Text(name, "bold"))
         console.print(_splits(task["splits"], facts["sequence_len"]))
-        console.print(_labels(task["splits"]["train"]["labels"], task["problem"]), soft_wrap=True)
+        train = task["splits"]["train"]
+        written = task["problem"] == "causal_lm"
+        sought = _trained(train) if written else _labels(train["labels"], task["problem"])
+        console.print(sought, soft_wrap=True)
         for note in task["notes"]:
             console.print(Text(note), soft_wrap=True)
         for pair, count in task["shared_texts"].items():
             if count:
-                told = f"{count} texts are in {pair}: what is measured there is too good"
-                console.print(Text(told, "yellow"))
+                warning = f"{count} texts are in {pair}: what is measured there is too good"
+                console.print(Text(warning, "yellow"))
         for example in task["examples"]:
-            text = Text.assemble((f"{example['label']}: ", "bold"), example["text"])
+            if written:
+                text = _marked(example["parts"])
+            else:
+                text = Text.assemble((f"{example['label']}: ", "bold"), example["text"])
             console.print(text, soft_wrap=True)
         console.print()
 
@@ -46,6 +52,24 @@ def _splits(splits: dict[str, Any], sequence_len: int) -> Table:
             f"{split['tokens_lost']:.1%}",
         )
     return table
+
+
+def _trained(split: dict[str, Any]) -> Text:
+    text = Text(f"{split['trained_tokens']:,} tokens to learn to write, marked «so» below")
+    if lost := split["without_answer"]:
+        text.append(f"; {lost} examples have their answers cut off and are left out", "yellow")
+    return text
+
+
+def _marked(parts: list[dict[str, Any]]) -> Text:
+    """Return an example whose trained parts stand out, also without colours."""
+    text = Text()
+    for part in parts:
+        if part["trained"]:
+            text.append(f"«{part['text']}»", "bold green")
+        else:
+            text.append(part["text"])
+    return text
 
 
 def _labels(counts: dict[str, Any], problem: str) -> Text:

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from coral.cli.tables import number, origin, value_text
+from coral.cli.tables import gene_name, number, origin, value_text
 
 Facts = dict[str, Any]
 DEEPEST = 8
@@ -78,7 +78,7 @@ def _label(node: Facts, share: float | None, metric: str) -> Group:
     ]
     if node["changed"]:
         genes = "  ".join(
-            f"{change['gene'].partition('.')[2]} {_old(change)} -> {value_text(change['to'])}"
+            f"{gene_name(change['gene'])} {_old(change)} -> {value_text(change['to'])}"
             for change in node["changed"]
         )
         lines.append(Text(f"unlike trial {node['changed_from']}: {genes}", "dim"))

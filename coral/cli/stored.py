@@ -146,7 +146,7 @@ def predict(
     simulate: Annotated[bool, typer.Option("--simulate", hidden=True)] = False,
     json: Json = False,
 ) -> None:
-    """Label texts with a run's champion."""
+    """Label or answer texts with a run's champion."""
     with reported():
         if simulate:
             raise RunError(
@@ -171,6 +171,12 @@ def predict(
         for text, answer in zip(given, answers, strict=True):
             console.print(Text(text, style="bold"), soft_wrap=True)
             for task, shares in answer.items():
+                if shares is None:
+                    console.print(Text(f"  {task}: no answer, not sure enough"))
+                    continue
+                if isinstance(shares, str):
+                    console.print(Text(f"  {task}: {shares}"), soft_wrap=True)
+                    continue
                 best = sorted(shares.items(), key=lambda item: -item[1])[:3]
                 told = "  ".join(f"{label} {share:.2f}" for label, share in best)
                 console.print(Text(f"  {task}: {told}"))

@@ -9,7 +9,16 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from coral.plan import plan_paths
+
 Facts = dict[str, Any]
+
+
+def gene_name(path: str) -> str:
+    """Return a gene's name without the plan's part, where no other part has a field so called."""
+    name = path.partition(".")[2]
+    alike = [other for other in plan_paths() if other.endswith(f".{name}")]
+    return name if len(alike) == 1 else path
 
 
 def duration(seconds: float) -> str:
@@ -198,9 +207,7 @@ def _front(facts: Facts) -> Group:
         scores = "  ".join(f"{metric} {_objective(validation[metric])}" for metric in objectives)
         lines.append(Text(f"trial {row['trial']:>3}  {scores}  {origin(row)}"))
         if row["derivation"] is None:  # which has the genes of others
-            genes = "  ".join(
-                f"{k.partition('.')[2]}={value_text(v)}" for k, v in row["genome"].items()
-            )
+            genes = "  ".join(f"{gene_name(k)}={value_text(v)}" for k, v in row["genome"].items())
             lines.append(Text(f"  {genes}", "dim"))
     return Group(*lines)
 
@@ -215,6 +222,8 @@ def origin(row: Facts) -> str:
             told = f"squeezed from {row['inherits'][0]['trial']} to energy {percent(energy)}"
         case {"rank": rank}:
             told = f"squeezed from {row['inherits'][0]['trial']} to rank {rank}"
+    if row["shares"] is not None:
+        return f"{told}, with the weights of trial {row['shares']['trial']}"
     if row["retained_energy"] is not None:
         told += f", kept {percent(row['retained_energy'])}"
     elif row["parents"] and not row["inherits"]:

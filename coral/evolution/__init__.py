@@ -6,14 +6,17 @@ from coral.evolution.fitness import (
     earned_outcome,
     is_fit,
     objective_values,
+    of_different_weights,
     ranked_finishers,
 )
 from coral.evolution.lineage import ancestors, lineage_steps, own_steps
+from coral.evolution.parents import must_select, parents_by
 from coral.evolution.retention import (
     NEEDED_BY_NOBODY,
     Claim,
     Use,
     claims,
+    held_by,
     spare,
     writes_ahead,
 )
@@ -39,10 +42,14 @@ __all__ = [
     "claims",
     "earned_outcome",
     "exchanges",
+    "held_by",
     "is_fit",
     "lineage_steps",
+    "must_select",
     "objective_values",
+    "of_different_weights",
     "own_steps",
+    "parents_by",
     "promoted",
     "ranked_finishers",
     "replay",

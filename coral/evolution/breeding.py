@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
 from coral.evolution.fitness import ranked_finishers
-from coral.evolution.lineage import entry_of, legacy_of
+from coral.evolution.lineage import entry_of, legacy_of, shared_with
 from coral.evolution.recipes import RECIPES
 from coral.evolution.state import EvolutionState
 from coral.evolution.toolbox import build_toolbox, vary
@@ -39,19 +40,28 @@ def breed(state: EvolutionState, spec: RunSpec) -> tuple[Candidate, ...]:
             continue
         genome, lineage, digest = unique
         taken.add(digest)
-        parents = [] if index in cold else [state.trials[n] for n in lineage.parents]
-        legacy = legacy_of(genome, parents, spec)
-        candidates.append(
-            Candidate(
-                number=len(state.trials) + len(candidates),
-                generation=state.generation,
-                genome=genome,
-                digest=digest,
-                lineage=lineage,
-                legacy=legacy,
-                entry=entry_of(legacy, spec),
-            )
+        parents = [state.trials[n] for n in lineage.parents]
+        able = [p for p in parents if index not in cold or not p.candidate.legacy]
+        shared = shared_with(genome, able, spec)
+        legacy = legacy_of(genome, [] if index in cold else parents, spec)
+        candidate = Candidate(
+            number=len(state.trials) + len(candidates),
+            generation=state.generation,
+            genome=genome,
+            digest=digest,
+            lineage=lineage,
+            legacy=legacy,
+            entry=entry_of(legacy, spec),
         )
+        if shared is not None:
+            twin, weights = shared
+            candidate = replace(
+                candidate,
+                legacy=twin.candidate.legacy,
+                entry=twin.candidate.entry,
+                shares=weights,
+            )
+        candidates.append(candidate)
     return (*candidates, *_trained_on(state, len(candidates), taken, spec))
 
 

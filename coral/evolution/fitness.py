@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from coral.fidelity.judge import NOT_PROMOTED
 from coral.records import Objective, Outcome, Trial
@@ -85,3 +85,10 @@ def ranked_finishers(trials: Sequence[Trial], spec: RunSpec) -> list[Trial]:
         and (values := objective_values(trial.scored[-1], spec.objectives)) is not None
     ]
     return [trial for _, trial in sorted(scored, key=lambda pair: (pair[0], pair[1].number))]
+
+
+def of_different_weights(ranked: Iterable[Trial]) -> list[Trial]:
+    """Return trials without those whose weights an earlier one of them has at its end."""
+    return list({trial.scored[-1].weights: trial for trial in reversed(list(ranked))}.values())[
+        ::-1
+    ]

@@ -8,6 +8,7 @@ from coral.evolution.fitness import earned_outcome
 from coral.evolution.state import EvolutionState
 from coral.fidelity import ladder_steps
 from coral.genome import Genome, similarity
+from coral.plan import training_digest
 from coral.records import Candidate, Legacy, Objective, Outcome, Trial
 from coral.settings import FIRST_STAGE, PARENTS_STAGE, RunSpec
 
@@ -16,7 +17,8 @@ def legacy_of(genome: Genome, parents: Iterable[Trial], spec: RunSpec) -> tuple[
     """Return the weights that a child starts from, the better parent's first.
 
     They are those that made its parents parents: what an audit or the final confirmation trained
-    beyond them is no part of the search. Parents that are too different are left out.
+    beyond them is no part of the search. Parents that are too different are left out, and of
+    parents that have the same weights the worse one.
     """
     if spec.warm_start.mode == "none":
         return ()
@@ -29,6 +31,8 @@ def legacy_of(genome: Genome, parents: Iterable[Trial], spec: RunSpec) -> tuple[
         >= spec.warm_start.min_similarity
     ]
     able.sort(key=lambda pair: _rank(pair[1], spec.objectives[0]))
+    able = list({outcome.weights: (parent, outcome) for parent, outcome in reversed(able)}.values())
+    able.reverse()
     most = 2 if spec.warm_start.mode == "crossover" else 1
     return tuple(
         Legacy(trial=parent.number, stage=outcome.stage) for parent, outcome in able[:most]
@@ -75,7 +79,7 @@ def ancestors(
 
 
 def _legacy(candidate: Candidate, state: EvolutionState, *, in_weights: bool) -> tuple[Legacy, ...]:
-    first = state.outcome_of(candidate.number, candidate.entry)
+    first = state.outcome_of(candidate.number, candidate.first_stage)
     if not in_weights or first is None or first.inheritance is None:
         return candidate.legacy
     return tuple(item for item in candidate.legacy if item.trial in first.inheritance.sources)
@@ -86,10 +90,41 @@ def lineage_steps(number: int, stage: int, state: EvolutionState, spec: RunSpec)
 
     By the ladder, so that what was trained again after a loss does not count.
     """
-    return sum(
-        own_steps(state.candidate(trial), highest, state, spec)
-        for trial, highest in ancestors(number, stage, state, in_weights=True).items()
-    )
+    longest: dict[str, int] = {}
+    for trial, highest in ancestors(number, stage, state, in_weights=True).items():
+        trainer = _trainer(state.candidate(trial), state)
+        first = state.outcome_of(trainer.number, trainer.entry)
+        training = first.weights if first else trainer.digest
+        steps = own_steps(trainer, highest, state, spec)
+        longest[training] = max(steps, longest.get(training, 0))
+    return sum(longest.values())
+
+
+def _trainer(candidate: Candidate, state: EvolutionState) -> Candidate:
+    """Return whoever trained the weights that a candidate shares, itself if it shares none."""
+    while candidate.shares is not None:
+        candidate = state.candidate(candidate.shares.trial)
+    return candidate
+
+
+def shared_with(
+    genome: Genome, parents: Iterable[Trial], spec: RunSpec
+) -> tuple[Trial, Legacy] | None:
+    """Return the first parent that trains as a genome would, and the weights that both then have.
+
+    None if there is none. Of derived weights a child is an heir, as of all others.
+    """
+    for parent in parents if spec.space.shares_weights else ():
+        outcome, candidate = earned_outcome(parent), parent.candidate
+        if (
+            outcome is not None
+            and outcome.checkpoint is not None
+            and candidate.derivation is None
+            and training_digest(spec.plan_of(candidate))
+            == training_digest(spec.space.express(genome))
+        ):
+            return parent, Legacy(trial=parent.number, stage=outcome.stage)
+    return None
 
 
 def own_steps(candidate: Candidate, stage: int, state: EvolutionState, spec: RunSpec) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from coral.evolution.fitness import earned_outcome, ranked_finishers
+from coral.evolution.fitness import earned_outcome, of_different_weights, ranked_finishers
 from coral.evolution.soup import soup_pool
 from coral.evolution.state import EvolutionState
 from coral.records import Legacy, Outcome, Trial
@@ -98,6 +98,12 @@ def writes_ahead(state: EvolutionState, spec: RunSpec, workers: int) -> float:
         return workers
     squeezed = spec.squeeze.sources * (len(spec.squeeze.ranks) + len(spec.squeeze.energies))
     return max(workers, (workers + 1 + squeezed) * DERIVED_SHARE)
+
+
+def held_by(trials: Iterable[Trial]) -> set[str]:
+    """Return the checkpoints of finished trials: of each its last, and what it is as a parent."""
+    outcomes = (o for trial in trials for o in (*trial.scored[-1:], earned_outcome(trial)))
+    return {outcome.checkpoint for outcome in outcomes if outcome and outcome.checkpoint}
 
 
 def _claim(trial: int, outcome: Outcome, use: Use, reason: str, place: int = 0) -> Iterator[Claim]:
@@ -199,7 +205,7 @@ def _queued(state: EvolutionState, spec: RunSpec) -> Iterator[Claim]:
         yield from _needed_under_way(state)
     elif state.derived < state.generation:
         last = [t for t in state.trials if t.candidate.generation == state.generation - 1]
-        squeezed = ranked_finishers(last, spec)[: spec.squeeze.sources]
+        squeezed = of_different_weights(ranked_finishers(last, spec))[: spec.squeeze.sources]
         for trial in (*soup_pool(state, spec), *squeezed):
             yield from _final(trial, Use.QUEUED, "soups and smaller adapters are made of it")
     elif state.outcomes or state.confirmation or state.generation >= spec.evolution.generations:
@@ -217,7 +223,7 @@ def _needed_under_way(state: EvolutionState) -> Iterator[Claim]:
             own = latest[candidate.number]
             yield from _claim(candidate.number, own, Use.QUEUED, "the trial goes on from it")
             continue
-        for legacy in candidate.legacy:
+        for legacy in (candidate.shares,) if candidate.shares else candidate.legacy:
             reason = f"trial {candidate.number} starts from it"
             yield from _left(legacy, state, Use.QUEUED, reason)
 

@@ -12,6 +12,7 @@ from coral.evolution.fitness import (
     earned_outcome,
     is_fit,
     objective_values,
+    of_different_weights,
     ranked_finishers,
 )
 from coral.evolution.toolbox import (
@@ -23,6 +24,7 @@ from coral.evolution.toolbox import (
     select,
 )
 from coral.fidelity import Ledger, book
+from coral.ports import BUILT_IN
 from coral.records import (
     Candidate,
     CandidatesJoined,
@@ -32,6 +34,7 @@ from coral.records import (
     GenerationStarted,
     Objective,
     Outcome,
+    ParentsSelected,
     RunConfirmed,
     StageFinished,
     Trial,
@@ -72,12 +75,14 @@ class EvolutionState:
     train_examples: size of the full train set, all tasks together.
     generation: generations finished, and so the index of the next.
     derived: generations after which soup and squeezed adapters were made.
+    selected: generations after which a plugin picked the parents.
     candidates, outcomes: the generation under way; outcomes by key. After the last generation, the
         outcomes of the final confirmation.
     trials: finished trials, by number.
-    population: numbers of the parents kept, best first.
-    finishers: numbers of the best trained trials of the last stage, best first: those that soups
-        are made of.
+    population: numbers of the parents kept, best first; all who may become one until a plugin has
+        picked them.
+    finishers: numbers of the best trained trials of the last stage, of different weights, best
+        first: those that soups are made of.
     champion: number of the best trial so far: highest stage, then primary objective.
     front: numbers of the Pareto front's members, at the highest stage reached.
     worst: reference point of the hypervolume.
@@ -86,6 +91,7 @@ class EvolutionState:
     train_examples: int
     generation: int = 0
     derived: int = 0
+    selected: int = 0
     candidates: tuple[Candidate, ...] = ()
     outcomes: Mapping[str, tuple[int, Outcome]] = field(default_factory=dict)
     trials: tuple[Trial, ...] = ()
@@ -135,6 +141,8 @@ def advance(state: EvolutionState, event: Event, spec: RunSpec) -> EvolutionStat
             return _finish(state, event.verdicts, spec)
         case TrialsDerived():
             return _derive(state, event.trials, spec)
+        case ParentsSelected():
+            return replace(state, selected=state.generation, population=event.parents)
         case RunConfirmed():
             # By key, not by arrival: sums of floats depend on the order.
             by_key = [outcome.cost for _, (_, outcome) in sorted(state.outcomes.items())]
@@ -179,10 +187,21 @@ def _finish(state: EvolutionState, verdicts: Sequence[Verdict], spec: RunSpec) -
         outcomes={},
         worst=state.worst or _worst(finished, spec),
         ledger=book(
-            state.ledger, finished, batch_sizes, spec.training_stages, state.train_examples
+            state.ledger,
+            finished,
+            batch_sizes,
+            spec.training_stages,
+            state.train_examples,
+            {trial.number for trial in finished if _is_shared(trial, spec)},
         ),
     )
     return _joined(state, finished, spec)
+
+
+def _is_shared(trial: Trial, spec: RunSpec) -> bool:
+    """Return whether another had trained the weights that a trial began with."""
+    first = next(iter(trial.scored), None)
+    return spec.space.shares_weights and first is not None and not first.cost.optimizer_steps
 
 
 def _derive(state: EvolutionState, derived: tuple[Trial, ...], spec: RunSpec) -> EvolutionState:
@@ -232,14 +251,17 @@ def _population(
     """Keep the best of parents and children: by stage, then by the configured selection.
 
     Squeezed adapters are left out: they are their source over again, and would fill the population.
+    A plugin's selection is not asked here, for the past must not depend on a plugin.
     """
     toolbox = build_toolbox(spec.space, spec.evolution, spec.objectives)
     own = [trial for trial in finished if not _is_squeezed(trial)]
     pool = [*(trials[number] for number in state.population), *own]
     seed = derive_seed(spec.seed, "select", state.generation - 1)
+    own_selection = spec.evolution.selection in BUILT_IN["selections"]
+    most = spec.evolution.population_size if own_selection else len(pool)
     kept: list[int] = []
     for members, scores in by_stage(pool, spec.objectives, earned_outcome):
-        room = spec.evolution.population_size - len(kept)
+        room = most - len(kept)
         if room <= 0:
             break
         kept += [members[i].number for i in select(toolbox, scores, room, spec.objectives, seed)]
@@ -254,7 +276,7 @@ def _is_squeezed(trial: Trial) -> bool:
 def _finishers(state: EvolutionState, new: Sequence[Trial], spec: RunSpec) -> tuple[int, ...]:
     own = [trial for trial in new if trial.candidate.derivation is None]
     known = [state.trials[number] for number in state.finishers]
-    ranked = ranked_finishers([*known, *own], spec)
+    ranked = of_different_weights(ranked_finishers([*known, *own], spec))
     return tuple(trial.number for trial in ranked[: FINISHERS_KEPT * spec.soup.candidates])
 
 

@@ -75,8 +75,9 @@ def _selector(settings: EvolutionSettings, objective_count: int) -> Callable[...
             return partial(_tournament, size=settings.tournament_size)
         case "nsga2" if objective_count > 1:
             return partial(tools.selNSGA2, nd="log")  # 30 times as fast as the standard sort
-        case "nsga2" | "nsga3":
-            # DEAP's sort by "log" and its NSGA-III fail on one objective: both mean its best k.
+        case _:
+            # DEAP's sort by "log" and its NSGA-III fail on one objective: both mean its best k. A
+            # plugin's selection is asked by the loop, and here only for everybody in order.
             best: Callable[..., list[Individual]] = tools.selBest
             return best
 

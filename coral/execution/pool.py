@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -119,10 +120,8 @@ class PoolExecutor:
         flights: dict[Task, tuple[tuple[TrainingJob, ...], int]] = {}
 
         def launch(pack: tuple[TrainingJob, ...], retries: int) -> None:
-            limit = self._timeout_seconds
-            task = self._workers.schedule(
-                train, pack, ended=ended, timeout_seconds=limit and limit * len(pack)
-            )
+            limit = self._timeout_seconds and self._timeout_seconds * len(pack)
+            task = self._workers.schedule(train, pack, limit, ended=ended, timeout_seconds=limit)
             flights[task] = pack, retries
 
         try:
@@ -166,9 +165,9 @@ class PoolExecutor:
             outcomes: tuple[Outcome, ...] = task.value
             return outcomes
         (job,) = pack
-        return (self._lost(task.error, job),)
+        return (self._lost(task.error, job, task.stack),)
 
-    def _lost(self, error: BaseException, job: TrainingJob) -> Outcome:
+    def _lost(self, error: BaseException, job: TrainingJob, stack: str) -> Outcome:
         match error:
             case ProcessExpired() as death:
                 return failed(job, "crashed", f"trial {job.trial}: {_cause_of_death(death)}")
@@ -177,8 +176,9 @@ class PoolExecutor:
                     job,
                     "timeout",
                     f"trial {job.trial} took longer than trial_timeout_seconds ="
-                    f" {self._timeout_seconds:g} in one stage. Raise the limit, or search smaller"
-                    " adapters.",
+                    f" {self._timeout_seconds:g} in one stage{_place_in(stack)}. Raise the limit,"
+                    " or search smaller adapters.",
+                    stack,
                 )
             case _:
                 return failed(job, "plugin", describe(error))
@@ -228,6 +228,13 @@ class PoolExecutor:
             for task in flights:
                 self._workers.cancel(task)
         return results
+
+
+def _place_in(stack: str) -> str:
+    """Return in words where the main thread stood, which faulthandler writes last."""
+    main = stack.rpartition("(most recent call first):")[2]
+    found = re.search(r'File "(.+)", line (\d+) in (\S+)', main)
+    return f"; it stood in {found[3]} ({found[1]}:{found[2]})" if found else ""
 
 
 def _cause_of_death(death: ProcessExpired) -> str:

@@ -7,6 +7,7 @@ Heavy imports wait until ``start`` has set the thread limits.
 
 from __future__ import annotations
 
+import faulthandler
 import fcntl
 import importlib
 import os
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _WATCH_SECONDS = 0.5
 _CLAIM_SECONDS = 0.05
+_LAST_WORDS = 0.9  # of a job's time limit, after which its stack is written down
 _THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -144,10 +146,14 @@ def start(settings: WorkerSettings) -> None:
         _WORKER.fault = raised(error)
 
 
-def train(jobs: tuple[TrainingJob, ...], ticket: int) -> tuple[Outcome, ...] | Raised:
+def train(
+    jobs: tuple[TrainingJob, ...], seconds: float | None, ticket: int
+) -> tuple[Outcome, ...] | Raised:
     """Train jobs.
 
     Args:
+        seconds: after which the parent stops this process; shortly before, it writes down where
+            it stands. None if the parent waits for ever.
         ticket: the parent's name for this attempt. This process's id is filed under it, which
             tells the parent whom to look for.
     """
@@ -156,7 +162,14 @@ def train(jobs: tuple[TrainingJob, ...], ticket: int) -> tuple[Outcome, ...] | R
     file_pid(_WORKER.folder, ticket)
     if _WORKER.trainer is None:
         return _fault()
-    return attempt(_WORKER.trainer, jobs)
+    if seconds is None:
+        return attempt(_WORKER.trainer, jobs)
+    with stack_file(_WORKER.folder, ticket).open("w") as file:
+        faulthandler.dump_traceback_later(seconds * _LAST_WORDS, file=file)
+        try:
+            return attempt(_WORKER.trainer, jobs)
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
 
 def call(method: str, arguments: tuple[Any, ...], ticket: int) -> Any:
@@ -178,6 +191,11 @@ def file_pid(folder: Path, ticket: int) -> None:
 def ticket_file(folder: Path, ticket: int) -> Path:
     """Return where the worker of ``ticket`` leaves its process id."""
     return folder / f"ticket-{ticket}"
+
+
+def stack_file(folder: Path, ticket: int) -> Path:
+    """Return where the worker of ``ticket`` leaves its stack before its time is up."""
+    return folder / f"stack-{ticket}"
 
 
 def claim_slot(folder: Path, slots: int) -> tuple[int, IO[bytes]]:

@@ -20,7 +20,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from coral.errors import WorkersError
 from coral.execution.progress import ProgressReceiver
-from coral.execution.worker import WorkerSettings, start, ticket_file
+from coral.execution.worker import WorkerSettings, stack_file, start, ticket_file
 from coral.ports import Progress
 
 _LONGEST_FOLDER = 80
@@ -39,6 +39,7 @@ class Task:
         error: why there is no value: pebble's ``ProcessExpired``, a ``TimeoutError``, or what came
             of sending arguments or value between processes.
         future: pebble's view of the current try.
+        stack: where the worker stood shortly before its time was up, as faulthandler writes it.
         missed: the last look at the processes did not find the task's worker.
     """
 
@@ -49,6 +50,7 @@ class Task:
     ended: SimpleQueue[Task]
     value: Any = None
     error: BaseException | None = None
+    stack: str = ""
     future: Future[Any] | None = None
     missed: bool = False
 
@@ -164,8 +166,17 @@ class Workers:
         if error is None:
             self._breaks_in_a_row = 0
         ticket_file(self._settings.folder, task.ticket).unlink(missing_ok=True)
-        task.value, task.error = value, error
+        task.value, task.error, task.stack = value, error, self._stack_of(task)
         task.ended.put(task)
+
+    def _stack_of(self, task: Task) -> str:
+        file = stack_file(self._settings.folder, task.ticket)
+        try:
+            stack = file.read_text()
+        except FileNotFoundError:  # its worker has no limit, or never took it
+            return ""
+        file.unlink(missing_ok=True)
+        return stack
 
     def _tend(self) -> None:
         """Replace a pool that gave up, and end the tasks whose worker is gone."""

@@ -10,7 +10,7 @@ from coral.fidelity.audit import (
 )
 from coral.fidelity.judge import NOT_PROMOTED, Contender, Decision, judge
 from coral.fidelity.ledger import Ledger, book
-from coral.fidelity.proxies import gradient_norm, loss_slope
+from coral.fidelity.proxies import CURVE_PROXIES, gradient_norm, loss_slope
 from coral.fidelity.prune import DEFAULT_RULES, PruneRule, PruneSettings, breach, threshold_of
 from coral.fidelity.rank_correlation import kendall_tau
 from coral.fidelity.schedule import completion_times, makespan
@@ -25,6 +25,7 @@ from coral.fidelity.stages import (
 )
 
 __all__ = [
+    "CURVE_PROXIES",
     "DEFAULT_LADDER",
     "DEFAULT_RULES",
     "NOT_PROMOTED",

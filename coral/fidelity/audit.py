@@ -98,17 +98,23 @@ def stage_trust(trials: Sequence[Trial], objective: Objective, last: int) -> tup
 def proxy_trust(
     trials: Sequence[Trial], proxies: Mapping[str, str], last: int
 ) -> tuple[ProxyTrust, ...]:
-    """Return how far proxies can be trusted at each stage, over the trials that ended the last.
+    """Return how far proxies foretell, at the stages of their own, by trials that ended the last.
 
     Args:
-        proxies: metric to the metric that it stands for.
+        proxies: proxy to the metric that it stands for.
     """
     finished = [trial for trial in trials if trial.best_stage == last]
     return tuple(
-        _proxy_trust([t for t in finished if t.outcome_at(stage)], proxy, metric, stage, last)
+        _proxy_trust(measured, proxy, metric, stage, last)
         for proxy, metric in proxies.items()
         for stage in range(last + 1)
+        if (measured := [trial for trial in finished if _has(trial, proxy, stage)])
     )
+
+
+def _has(trial: Trial, metric: str, stage: int) -> bool:
+    outcome = trial.outcome_at(stage)
+    return outcome is not None and metric in outcome.metrics
 
 
 def _proxy_trust(

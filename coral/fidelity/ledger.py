@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from coral.fidelity.stages import Stage, ladder_steps
@@ -15,7 +15,8 @@ class Ledger:
     search: spent by stage on trials that were climbing.
     audit: spent on condemned trials, to check their verdicts.
     confirmation: spent on the reference recipe beyond its verdict.
-    naive: optimizer steps and examples that training every genome to the last stage would take.
+    naive: optimizer steps and examples that training every genome to the last stage would take;
+        those that share their weights count once.
     """
 
     search: tuple[Cost, ...] = ()
@@ -40,17 +41,21 @@ def book(
     batch_sizes: Sequence[int],
     stages: Sequence[Stage],
     train_examples: int,
+    shared: Collection[int] = (),
 ) -> Ledger:
     """Return ``ledger`` with the costs of finished ``trials`` entered.
 
     Args:
         batch_sizes: examples per optimizer step of each trial.
         train_examples: size of the full train set.
+        shared: numbers of trials whose weights others had trained.
     """
     search = list(ledger.search) or [Cost()] * len(stages)
     audit, confirmation, naive = ledger.audit, ledger.confirmation, ledger.naive
     for trial, batch_size in zip(trials, batch_sizes, strict=True):
         full = ladder_steps(stages, train_examples, batch_size)[-1]
+        if trial.number in shared:
+            full = 0
         naive = replace(
             naive,
             optimizer_steps=naive.optimizer_steps + full,

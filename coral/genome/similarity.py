@@ -6,12 +6,14 @@ from typing import Any
 
 from coral.genome.genes import FloatGene, Gene, IntGene, SimplexGene, SubsetGene
 from coral.genome.space import Genome, SearchSpace
+from coral.plan import is_trained
 from coral.records import GeneValue
 
 
 def similarity(space: SearchSpace, one: Genome, two: Genome) -> float:
     """Return one minus the mean distance of the genes that are active in both genomes.
 
+    Genes without a say in the weights make no difference.
     Numbers differ by their distance on the gene's scale, as a share of its range; subsets by the
     share of names that only one has; shares on a simplex by what would have to move; everything
     else by 0 or 1. Two genomes that share no active gene are alike.
@@ -22,7 +24,7 @@ def similarity(space: SearchSpace, one: Genome, two: Genome) -> float:
     distances = [
         _distance(gene, one[gene.path], two[gene.path])
         for gene in space.genes
-        if gene.path in shared
+        if gene.path in shared and is_trained(gene.path)
     ]
     return 1.0 - sum(distances) / len(distances) if distances else 1.0
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from coral.errors import GenomeError
 from coral.genome.genes import Gene, SimplexGene, nearest
-from coral.plan import TrainingPlan, digest_of, value_at, with_values
+from coral.plan import TrainingPlan, digest_of, is_trained, value_at, with_values
 from coral.records import GeneValue
 
 Genome = Mapping[str, GeneValue]
@@ -42,6 +42,18 @@ class SearchSpace:
     @property
     def dimensions(self) -> int:
         return sum(gene.dimensions for gene in self.genes)
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether genomes can differ and have the same weights."""
+        return any(not is_trained(gene.path) for gene in self.genes)
+
+    @property
+    def abstains(self) -> bool:
+        """Whether a genome may leave examples without an answer."""
+        return bool(self.base.inference.abstention) or any(
+            gene.path == "inference.abstention" for gene in self.genes
+        )
 
     def blocks(self) -> list[tuple[str, ...]]:
         """Return the gene paths in blocks that are inherited whole."""

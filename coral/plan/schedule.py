@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coral.plan.checks import Fraction, NonNegative, Positive, PositiveInt, check_bounds
+from coral.plan.checks import (
+    Fraction,
+    NonNegative,
+    NonNegativeInt,
+    Positive,
+    PositiveInt,
+    check_bounds,
+)
 
 Scheduler = Literal[
     "linear",
@@ -35,6 +42,7 @@ class SchedulePlan:
             Heads start from nothing and want a higher one.
         scheduler: a schedule of ``transformers.get_scheduler``.
         warmup_ratio: share of the horizon's optimizer steps spent warming up.
+        warmup_steps: optimizer steps spent warming up, in place of that share; 0 for the share.
         weight_decay: decoupled weight decay.
         gradient_clip: gradients of adapter and heads are clipped to this total L2 norm.
         batch_size: examples per optimizer step, however they are split into micro-batches.
@@ -43,7 +51,8 @@ class SchedulePlan:
     learning_rate: Positive = 2e-4
     head_lr_multiplier: Positive = 10.0
     scheduler: Scheduler = "cosine"
-    warmup_ratio: Fraction = 0.1
+    warmup_ratio: Fraction = field(default=0.1, metadata={"active_when": ("warmup_steps", (0,))})
+    warmup_steps: NonNegativeInt = field(default=0, metadata={"later": True})
     weight_decay: NonNegative = 0.01
     gradient_clip: Positive = 1.0
     batch_size: PositiveInt = 16
@@ -52,9 +61,11 @@ class SchedulePlan:
         check_bounds(self)
 
 
-def warmup_steps(warmup_ratio: float, horizon_steps: int) -> int:
-    """Return the warm-up's optimizer steps for a horizon of ``horizon_steps``."""
-    return round(warmup_ratio * horizon_steps)
+def warmup_steps(plan: SchedulePlan, horizon_steps: int) -> int:
+    """Return the warm-up's optimizer steps for a horizon of ``horizon_steps``, all at most."""
+    if plan.warmup_steps:
+        return min(plan.warmup_steps, horizon_steps)
+    return round(plan.warmup_ratio * horizon_steps)
 
 
 def learning_rate_shares(
@@ -64,7 +75,7 @@ def learning_rate_shares(
 
     Equal to ``transformers.get_scheduler``'s, which training uses.
     """
-    warmup = warmup_steps(plan.warmup_ratio, horizon_steps)
+    warmup = warmup_steps(plan, horizon_steps)
     rising = steps / max(1, warmup)
     progress = (steps - warmup) / max(1, horizon_steps - warmup)
     match plan.scheduler:

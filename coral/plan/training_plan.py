@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from types import MappingProxyType
 from typing import Any
@@ -14,12 +14,18 @@ from coral.errors import PlanError
 from coral.plan.adapter import AdapterPlan
 from coral.plan.curriculum import CurriculumPlan
 from coral.plan.encoding import EncodingPlan
+from coral.plan.inference import InferencePlan
 from coral.plan.inheritance import InheritancePlan
+from coral.plan.loss import LossPlan
+from coral.plan.sampling import SamplingPlan
 from coral.plan.schedule import SchedulePlan
 from coral.plan.tasks import TasksPlan
 
 _LATER = MappingProxyType({"later": True})
-"""Marks a part that joined after digests were stored: at its defaults it is no part of them."""
+"""Marks a part or field that joined after digests were stored: not in them at its default."""
+
+_UNTRAINED = MappingProxyType({**_LATER, "trained": False})
+"""Marks a part that has no say in what the weights become."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +41,9 @@ class TrainingPlan:
     tasks: TasksPlan = field(default_factory=TasksPlan)
     encoding: EncodingPlan = field(default_factory=EncodingPlan)
     inheritance: InheritancePlan = field(default_factory=InheritancePlan, metadata=_LATER)
+    sampling: SamplingPlan = field(default_factory=SamplingPlan, metadata=_LATER)
+    loss: LossPlan = field(default_factory=LossPlan, metadata=_LATER)
+    inference: InferencePlan = field(default_factory=InferencePlan, metadata=_UNTRAINED)
 
 
 @cache
@@ -46,6 +55,18 @@ def plan_paths() -> Mapping[str, Field[Any]]:
             f"{part.name}.{item.name}": item
             for part in fields(plan)
             for item in fields(getattr(plan, part.name))
+        }
+    )
+
+
+@cache
+def strategy_paths() -> Mapping[str, str]:
+    """Return the dotted paths of fields that name a strategy, with the kind of strategy."""
+    return MappingProxyType(
+        {
+            path: item.metadata["strategy"]
+            for path, item in plan_paths().items()
+            if "strategy" in item.metadata
         }
     )
 
@@ -100,8 +121,12 @@ def _names_of(record: Any) -> tuple[tuple[str, ...], tuple[tuple[str, Any], ...]
     later = [item for item in own if "later" in item.metadata]
     return (
         tuple(item.name for item in own if item not in later),
-        tuple((item.name, item.default_factory()) for item in later),  # type: ignore[operator]
+        tuple((item.name, _default_of(item)) for item in later),
     )
+
+
+def _default_of(item: Field[Any]) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
 
 
 _CANONICAL = json.JSONEncoder(
@@ -112,3 +137,20 @@ _CANONICAL = json.JSONEncoder(
 def digest_of(value: Any) -> str:
     """Return the SHA-256 of a value's canonical JSON, in hexadecimal."""
     return hashlib.sha256(as_canonical_json(value).encode()).hexdigest()
+
+
+@cache
+def _untrained() -> Mapping[str, Any]:
+    """Return the parts that need no training, by name, at their defaults."""
+    parts = (item for item in fields(TrainingPlan) if not item.metadata.get("trained", True))
+    return {item.name: item.default_factory() for item in parts}  # type: ignore[operator]
+
+
+def is_trained(path: str) -> bool:
+    """Return whether the field at a dotted path has a say in what the weights become."""
+    return path.partition(".")[0] not in _untrained()
+
+
+def training_digest(plan: TrainingPlan) -> str:
+    """Return the digest of what a plan trains: equal for plans that share their weights."""
+    return digest_of(replace(plan, **_untrained()))

@@ -11,10 +11,11 @@ from coral.reporting.facts import (
     run_facts,
     trial_facts,
 )
-from coral.reporting.forecast import forecast, probe_ladder
+from coral.reporting.forecast import BYTES_PER_PARAMETER, forecast, outline, probe_ladder
 from coral.reporting.lineage import find_trial, lineage_facts
 
 __all__ = [
+    "BYTES_PER_PARAMETER",
     "Facts",
     "Way",
     "adapter_card",
@@ -26,6 +27,7 @@ __all__ = [
     "finite",
     "forecast",
     "lineage_facts",
+    "outline",
     "probe_ladder",
     "run_facts",
     "trial_facts",

@@ -179,8 +179,8 @@ def _count(state: EvolutionState, status: str) -> int:
 
 
 def trial_facts(trial: Trial, spec: RunSpec, score: TestScore | None) -> Facts:
-    """Return one trial's facts."""
-    last = trial.scored[-1]
+    """Return one trial's facts; one that ended no stage has no metrics."""
+    last = trial.scored[-1] if trial.scored else Outcome(key="", stage=0)
     return {
         "trial": trial.number,
         "digest": trial.candidate.digest,
@@ -312,6 +312,12 @@ def adapter_card(
             "intervals": {name: asdict(i) for name, i in score.intervals.items()},
             "cumulative_steps": contestant.optimizer_steps,
         }
+        if contestant.kind != "lineage":  # the search's own trial may have got less far, or failed
+            parameters = contestant.metrics.get("trainable_parameters", 0)
+            facts |= {
+                "stage": spec.training_stages[-1].name,
+                "trainable_parameters": int(parameters) or facts["trainable_parameters"],
+            }
     plan = asdict(spec.plan_of(trial.candidate))
     return {
         "format": 1,
@@ -321,6 +327,7 @@ def adapter_card(
         "base_model_digest": survey.model_digest,
         "data_digest": survey.data_digest,
         "trust_remote_code": spec.execution.trust_remote_code,
+        "load_in_4bit": spec.execution.load_in_4bit,
         "genome": facts["genome"],
         "digest": facts["digest"],
         "plan": plan,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
 
 from coral.evolution import EvolutionState, breed
@@ -99,6 +99,38 @@ def forecast(spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: 
         * generations
         * (parameters * BYTES_PER_PARAMETER + SQLITE_BYTES_PER_OUTCOME)
         + len(shared) * bytes_before_layer(survey),
+    }
+
+
+def outline(spec: RunSpec, train_examples: Mapping[str, int | None]) -> Facts:
+    """Return what can be told of a run whose model or data are out of reach.
+
+    Args:
+        train_examples: of each task; None where its data are out of reach.
+    """
+    known = [count for count in train_examples.values() if count is not None]
+    whole = sum(known) if len(known) == len(train_examples) else None
+    batch_size = spec.training.schedule.batch_size
+    ends = [0, *ladder_steps(spec.training_stages, whole or batch_size, batch_size)]
+    population, generations = spec.evolution.population_size, spec.evolution.generations
+    entrants = entrants_by_stage(spec.training_stages, population)
+    return {
+        "run": spec.name,
+        **mode_facts(spec),
+        "base_model": spec.base_model,
+        "train_examples": whole,
+        "tasks": dict(train_examples),
+        "genes": [gene.path for gene in spec.space.genes],
+        "stages": [
+            {
+                "name": stage.name,
+                "genomes": entrants[i] * generations,
+                "epochs": stage.epoch_budget,
+                "optimizer_steps_each": None if whole is None else ends[i + 1] - ends[i],
+            }
+            for i, stage in enumerate(spec.training_stages)
+        ],
+        "share_of_naive": ladder_share(spec.training_stages, population),
     }
 
 

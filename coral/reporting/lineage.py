@@ -66,7 +66,10 @@ def _named(state: EvolutionState, wanted: str | None) -> Trial:
 def inherited_facts(trial: Trial, spec: RunSpec) -> Facts:
     """Return whose weights a trial started from, and what was kept of them."""
     candidate, kept = trial.candidate, _inheritance(trial)
+    shares = candidate.shares
     return {
+        "shares": shares
+        and {"trial": shares.trial, "stage": spec.training_stages[shares.stage].name},
         "inherits": [
             {
                 "trial": legacy.trial,
@@ -141,6 +144,8 @@ def _inheritance(trial: Trial) -> Inheritance | None:
 def _model(trial: Trial, state: EvolutionState) -> Trial | None:
     """Return the trial that another is compared with: whose weights it has, or else its parent."""
     candidate = trial.candidate
+    if candidate.shares is not None:
+        return state.trials[candidate.shares.trial]
     sources = [legacy.trial for legacy in candidate.legacy] or candidate.lineage.parents
     return state.trials[sources[0]] if sources else None
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coral.fidelity import Stage, ladder_steps
-from coral.plan import TrainingPlan, digest_of
+from coral.plan import TrainingPlan, digest_of, training_digest
 from coral.ports import Survey
 from coral.rng import stream
 from coral.settings import SimulationSettings
@@ -44,12 +44,14 @@ class World:
     Attributes:
         profile: with the run's own tasks.
         seed: of the run; it names the choice of examples, which jobs of any seed have in common.
+        abstains: genomes may leave examples without an answer.
     """
 
     profile: Profile
     survey: Survey
     settings: SimulationSettings = field(default_factory=SimulationSettings)
     seed: int = 0
+    abstains: bool = False
 
     @property
     def tasks(self) -> Mapping[str, TaskProfile]:
@@ -80,7 +82,7 @@ class Course:
     Steps are counted on the plan's schedule, so those of stages that are not trained count too.
 
     Attributes:
-        identity: digest of plan, seed and what was inherited; it names every draw.
+        identity: digest of what the plan trains, seed and what was inherited; it names every draw.
         start: the weights before the first step.
         first: steps on the schedule before the first one that is trained.
         ends: cumulative optimizer steps by each stage's end.
@@ -248,7 +250,7 @@ def chart(
     first = ends[entry - 1] if entry else 0
     features = features_of(plan, survey)
     start = made.weights if made else untrained(plan, features.shares)
-    identity = digest_of([digest_of(plan), seed, [entry, *made.keys] if made else []])
+    identity = digest_of([training_digest(plan), seed, [entry, *made.keys] if made else []])
     return Course(
         world=world,
         plan=plan,

@@ -13,7 +13,12 @@ STRAGGLER_FACTOR = 8.0
 
 
 def fault_of(
-    rates: FaultRates, job: TrainingJob, memory_of: Callable[[int | None], int], limit: float | None
+    rates: FaultRates,
+    job: TrainingJob,
+    memory_of: Callable[[int | None], int],
+    limit: float | None,
+    *,
+    trains: bool = True,
 ) -> Failure | None:
     """Return what befalls an attempt at a job; None if nothing does.
 
@@ -23,6 +28,7 @@ def fault_of(
     Args:
         memory_of: peak memory in bytes for a micro-batch size.
         limit: memory of a worker in bytes.
+        trains: there are steps to train.
     """
     needed = memory_of(job.micro_batch_size)
     if limit is not None and needed > limit:
@@ -37,7 +43,7 @@ def fault_of(
         return Failure(kind="oom", message="simulated: out of memory")
     if crash < rates.crash:
         return Failure(kind="crashed", message="simulated: the worker process died")
-    if nan < rates.nan and job.derivation is None:
+    if nan < rates.nan and trains:
         return Failure(kind="diverged", message="simulated: the loss is not finite")
     return None
 

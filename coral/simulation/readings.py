@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coral.fidelity import Stage
+from coral.plan import SELECTIVE_METRICS
 from coral.records import Curve, Interval, TestScore
 from coral.rng import stream
 from coral.simulation.course import Course, World
@@ -118,6 +119,37 @@ def _means(tasks: Mapping[str, TaskProfile], values: Mapping[str, float]) -> dic
         name: sum(values[f"{task}.{name}"] for task in tasks) / len(tasks)
         for name in sorted(shared)
     }
+
+
+def selective_readings(
+    world: World, metrics: Mapping[str, float], abstention: float
+) -> dict[str, float]:
+    """Return ``SELECTIVE_METRICS`` by task, and their means.
+
+    Half of what a confidence that knows every error would gain: it would withhold errors alone.
+
+    Args:
+        metrics: as ``readings_of`` gives them.
+    """
+    values: dict[str, float] = {}
+    for task, profile in world.tasks.items():
+        link = profile.metrics.get("accuracy")
+        error = 1 - metrics[f"{task}.accuracy"] if link else _error_of(profile, task, metrics)
+        best = max(0.0, (error - abstention) / (1 - abstention))
+        values[f"{task}.coverage"] = 1 - abstention
+        values[f"{task}.selective_accuracy"] = 1 - (error + best) / 2
+    means = {
+        name: sum(values[f"{task}.{name}"] for task in world.tasks) / len(world.tasks)
+        for name in SELECTIVE_METRICS
+    }
+    return {**values, **means}
+
+
+def _error_of(profile: TaskProfile, task: str, metrics: Mapping[str, float]) -> float:
+    """Return the share of wrong answers of a task whose accuracy is no metric."""
+    name = profile.primary_metric
+    shown = observed_error(profile.metrics[name], metrics[f"{task}.{name}"])
+    return (1 - 1 / profile.labels) * math.exp(min(0.0, shown))
 
 
 def curves(course: Course, first: int, last: int) -> tuple[Array, Array]:

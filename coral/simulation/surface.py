@@ -195,7 +195,7 @@ def exposure(
 def _limits(plan: TrainingPlan, progress: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return ``plan.difficulty_limit`` at every share of the horizon."""
     curriculum = plan.curriculum
-    if curriculum.kind == "none":
+    if curriculum.kind != "progressive":  # nothing is known of those of plugins
         return np.ones(len(progress))
     if curriculum.ramp == 0:
         return np.full(len(progress), curriculum.final_difficulty)

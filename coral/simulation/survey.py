@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from statistics import fmean, mode
 from typing import Any
 
-from coral.plan import digest_of
+from coral.plan import SELECTIVE_METRICS, digest_of
 from coral.plan.adapter import ALL_LINEAR
 from coral.ports import LinearModule, Survey, TaskSurvey
 from coral.records import Direction
@@ -112,6 +112,8 @@ def invented_links(
             chance = 0.5 if "auc" in name or "auroc" in name else 1 / max(2, labels)
             chance = NO_SKILL.get(name, chance)
             links[name] = MetricLink(direction="max", chance=chance, best=1.0, gamma=gamma)
+        elif name == "perplexity":
+            links[name] = MetricLink(direction="min", chance=20.0, best=1.0, gamma=gamma)
         else:
             chance = NO_SKILL.get(name, math.log(max(2, labels)))
             links[name] = MetricLink(direction="min", chance=chance, best=0.0, gamma=gamma)
@@ -125,6 +127,7 @@ def simulated_survey(
     targets: Iterable[str],
     settings: Mapping[str, Any],
     shares_prefixes: bool = False,
+    abstains: bool = False,
 ) -> Survey:
     """Return the survey of a simulated model and its data.
 
@@ -133,6 +136,7 @@ def simulated_survey(
             lacks are added as square maps in every layer, so that configs for other models can be
             simulated too.
         settings: of the simulation, as plain values; part of the model's identity.
+        abstains: genomes may leave examples without an answer.
     """
     return Survey(
         model_digest=digest_of(
@@ -144,7 +148,10 @@ def simulated_survey(
         tasks=tuple(
             TaskSurvey(
                 name=name,
-                metrics={metric: link.direction for metric, link in task.metrics.items()},
+                metrics={
+                    **{metric: link.direction for metric, link in task.metrics.items()},
+                    **(SELECTIVE_METRICS if abstains else {}),
+                },
                 primary_metric=task.primary_metric,
                 label_names=tuple(f"class {i}" for i in range(task.labels)),
                 train_examples=task.train_examples,

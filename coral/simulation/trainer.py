@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coral.fidelity import gradient_norm, loss_slope
+from coral.errors import CheckpointError
+from coral.fidelity import gradient_norm, ladder_steps, loss_slope
 from coral.flops import adapter_parameters
 from coral.ports import Progress, Survey, TrainingJob
 from coral.records import Cost, Failure, Outcome, TestScore
@@ -17,8 +18,15 @@ from coral.simulation.costs import evaluation_seconds, peak_memory_bytes, traini
 from coral.simulation.course import Course, World
 from coral.simulation.faults import fault_of, is_lost, parents_are_lost, slowdown
 from coral.simulation.job import Begun, LostWeightsError, begin, course_of, weights_of
-from coral.simulation.readings import curves, examples_of, readings_of, test_scores, thinned
-from coral.simulation.weights import SimulatedWeights, address_of
+from coral.simulation.readings import (
+    curves,
+    examples_of,
+    readings_of,
+    selective_readings,
+    test_scores,
+    thinned,
+)
+from coral.simulation.weights import SimulatedWeights, address_of, weights_at
 
 
 class SimulatedTrainer:
@@ -49,7 +57,10 @@ class SimulatedTrainer:
     def score(self, finalists: Sequence[TrainingJob], seed: int) -> tuple[TestScore, ...]:
         """Score finalists on the simulated test split, each against the last one."""
         weights = [(job.trial, weights_of(self._world, job)) for job in finalists]
-        return test_scores(self._world, weights)
+        return tuple(
+            replace(score, metrics=self._metrics(job, score.metrics))
+            for job, score in zip(finalists, test_scores(self._world, weights), strict=True)
+        )
 
     def export(self, finalist: TrainingJob, folder: Path, card: Mapping[str, Any]) -> None:
         """Write ``card`` as ``coral.json``, marked as simulated; there are no weights."""
@@ -67,15 +78,17 @@ class SimulatedTrainer:
     def _train_one(self, job: TrainingJob) -> Outcome:
         world, faults = self._world, self._world.settings.faults
         lost = job.resume_from is not None and is_lost(faults, job)
-        from_entry = job.stage == job.entry or job.resume_from is None or lost
+        known = not lost and self._is_trained(job)
+        from_entry = not known and (job.stage == job.entry or job.resume_from is None or lost)
         begun = begin(world, job, lost=from_entry and parents_are_lost(faults, job))
         course = course_of(world, job, begun)
         parameters = adapter_parameters(
             job.plan.adapter, world.survey.linear_modules, world.survey.depth
         )
         begins, last = course.ends[job.stage - 1] if job.stage else 0, course.ends[job.stage]
-        first = course.first if from_entry else begins
-        failure = self._fault(job, parameters) or _divergence(course, first, last)
+        first = last if known else course.first if from_entry else begins
+        failure = self._fault(job, parameters, trains=not known)
+        failure = failure or _divergence(course, first, last)
         spent = self._cost(job, _reached(course, first, last, failure) - first)
         spent = replace(spent, train_seconds=spent.train_seconds * slowdown(faults, job))
         outcome = Outcome(
@@ -104,6 +117,25 @@ class SimulatedTrainer:
         )
         return replace(scored, curve=thinned(begins, loss, norm))
 
+    def _is_trained(self, job: TrainingJob) -> bool:
+        """Return whether a job resumes from the very weights that it is to end with."""
+        if job.resume_from is None:
+            return False
+        batch_size = job.plan.schedule.batch_size
+        ends = ladder_steps(job.stages, self._world.survey.train_examples, batch_size)
+        try:
+            luck = weights_at(job.resume_from).luck
+        except CheckpointError:
+            return False
+        return bool(luck) and luck[-1].step == ends[job.stage]
+
+    def _metrics(self, job: TrainingJob, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Add what is scored where genomes may leave examples without an answer."""
+        if not self._world.abstains:
+            return {**metrics}
+        abstention = job.plan.inference.abstention
+        return {**metrics, **selective_readings(self._world, metrics, abstention)}
+
     def _derive_one(self, job: TrainingJob) -> Outcome:
         """Put weights together of others', and score them."""
         survey, faults = self._world.survey, self._world.settings.faults
@@ -121,7 +153,7 @@ class SimulatedTrainer:
             key=job.key,
             stage=job.stage,
             cost=begun.cost,
-            failure=self._fault(job, parameters),
+            failure=self._fault(job, parameters, trains=False),
             peak_memory_bytes=self._memory(job, parameters, job.micro_batch_size),
             notes=begun.notes,
         )
@@ -142,11 +174,12 @@ class SimulatedTrainer:
     ) -> Outcome:
         """Return an outcome with what its curve and an evaluation of its weights tell."""
         examples = examples_of(self._world.tasks, job.stages[job.stage])
+        readings = readings_of(self._world, weights, "validation", examples, pull)
         seconds = self._evaluation(job, sum(examples.values()))
         return replace(
             outcome,
             metrics={
-                **readings_of(self._world, weights, "validation", examples, pull),
+                **self._metrics(job, readings),
                 "gradient_norm": gradient_norm(norm),
                 "loss_slope": loss_slope(loss),
                 "trainable_parameters": float(parameters),
@@ -159,13 +192,13 @@ class SimulatedTrainer:
             inheritance=begun.made.account if begun.made and job.stage == job.entry else None,
         )
 
-    def _fault(self, job: TrainingJob, parameters: int) -> Failure | None:
+    def _fault(self, job: TrainingJob, parameters: int, *, trains: bool) -> Failure | None:
         settings = self._world.settings
 
         def memory(micro_batch_size: int | None) -> int:
             return self._memory(job, parameters, micro_batch_size)
 
-        return fault_of(settings.faults, job, memory, settings.memory_bytes)
+        return fault_of(settings.faults, job, memory, settings.memory_bytes, trains=trains)
 
     def _memory(self, job: TrainingJob, parameters: int, micro_batch_size: int | None) -> int:
         cost, survey = self._world.profile.cost, self._world.survey

@@ -16,7 +16,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from coral.plan import TrainingPlan, adapted_modules, digest_of, task_shares
+from coral.plan import TrainingPlan, adapted_modules, task_shares, training_digest
 from coral.ports import Survey, TrainingJob
 from coral.records import Inheritance as Account
 from coral.rng import stream
@@ -217,7 +217,7 @@ def _layers(
     """Return a child with every layer whole from one of its parents, and the better one's heads."""
     own, rank = _own(job.plan, survey), job.plan.adapter.rank
     keys = [item.key for item in job.inherits]
-    rng = stream(job.seed, "layers", digest_of(job.plan), *keys)
+    rng = stream(job.seed, "layers", training_digest(job.plan), *keys)
     take_other = {n for n in range(survey.depth) if rng.random() >= job.plan.inheritance.mixing}
     from_other = {m.name for m in survey.linear_modules if m.layer in take_other}
     full = {name: r for name, r in better.ranks(survey).items() if name not in from_other}

@@ -10,6 +10,7 @@ PLAN_ALIASES = {
     "learning_rate": "schedule.learning_rate",
     "lr_scheduler": "schedule.scheduler",
     "warmup_ratio": "schedule.warmup_ratio",
+    "warmup_steps": "schedule.warmup_steps",
     "weight_decay": "schedule.weight_decay",
     "max_grad_norm": "schedule.gradient_clip",
     "sequence_len": "encoding.sequence_len",

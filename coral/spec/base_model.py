@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from coral.errors import ModelError
 
 PACKAGE_PREFIX = "package:"
+LAYER_NAMES = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+"""What ``config.json`` calls the number of layers."""
 
 
 def locate(base_model: str) -> Path | None:
@@ -41,6 +46,23 @@ def locate(base_model: str) -> Path | None:
             "Name an existing folder, package:<module>/<folder>, or a hub id."
         )
     return None
+
+
+def read_config(base_model: str) -> Mapping[str, Any]:
+    """Return a base model's ``config.json``; nothing where it can't be read on this machine."""
+    try:
+        folder = locate(base_model)
+        text = "" if folder is None else (folder / "config.json").read_text(encoding="utf-8")
+        config = json.loads(text) if text else {}
+    except (ModelError, OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def layers_of(config: Mapping[str, Any]) -> int | None:
+    """Return how many layers a model's ``config.json`` tells of; None if it tells nothing."""
+    named = (config.get(name) for name in LAYER_NAMES)
+    return next((count for count in named if type(count) is int and count > 0), None)
 
 
 def _expanded(base_model: str) -> Path:

@@ -53,15 +53,26 @@ class Document:
         data: the mapping.
         lines: key path to line, counted from 1.
         overridden: key paths that came from the command line.
+        origins: key path to the one that the user wrote, where the data were translated from a
+            config of another trainer.
     """
 
     source: str
     data: dict[str, Any]
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
     overridden: frozenset[KeyPath] = frozenset()
+    origins: Mapping[KeyPath, KeyPath] = field(default_factory=dict)
+
+    def written(self, path: KeyPath) -> KeyPath:
+        """Return a key path as the user wrote it."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.origins:
+                return (*self.origins[path[:length]], *path[length:])
+        return path
 
     def where(self, path: KeyPath) -> str:
         """Return ``file:line`` of a key, or of the nearest one around it."""
+        path = self.written(path)
         if any(path[:length] in self.overridden for length in range(1, len(path) + 1)):
             return OVERRIDE
         around = (path[:length] for length in range(len(path), 0, -1))
@@ -70,7 +81,7 @@ class Document:
 
     def fault(self, path: KeyPath, rule: str, remedy: str) -> Fault:
         """Return a fault of the key at ``path``."""
-        return _fault(self.where(path), dotted(path), rule, remedy)
+        return _fault(self.where(path), dotted(self.written(path)), rule, remedy)
 
 
 def dotted(path: KeyPath) -> str:

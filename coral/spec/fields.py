@@ -7,13 +7,14 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from coral.errors import Fault, PlanError
+from coral.ports import BUILT_IN
 from coral.spec.document import Document, KeyPath, shown
 from coral.spec.sections import RETIRED
 
@@ -24,11 +25,15 @@ class Reader:
     """Reads values of one document and collects the faults.
 
     Attributes:
+        strategies: kind of strategy to the names that exist.
         faults: in the order found.
     """
 
-    def __init__(self, document: Document) -> None:
+    def __init__(
+        self, document: Document, strategies: Mapping[str, Sequence[str]] = BUILT_IN
+    ) -> None:
         self.document = document
+        self.strategies = strategies
         self.faults: list[Fault] = []
 
     def fault(self, path: KeyPath, rule: str, remedy: str) -> None:
@@ -66,7 +71,8 @@ class Reader:
         try:
             if isinstance(value, int | float) and not math.isfinite(value):
                 raise OverflowError
-            return True, _adapter(record, name).validate_json(json.dumps(value), strict=True)
+            fitting = _adapter(record, name).validate_json(json.dumps(value), strict=True)
+            return self._exists(record, name, fitting, path), fitting
         except ValidationError as error:
             for inside, rule, got in _reasons(error, value):
                 remedy = _remedy(record, name, got)
@@ -77,6 +83,22 @@ class Reader:
             rule = f"must be a text, number, list or mapping, got {shown(value)}"
             self.fault(path, rule, _remedy(record, name, value))
         return False, None
+
+    def _exists(self, record: type, name: str, value: Any, path: KeyPath) -> bool:
+        """Check that a field which names a strategy names one that exists."""
+        kind = _field(record, name).metadata.get("strategy")
+        if kind is None or value in self.strategies[kind]:
+            return True
+        known = tuple(map(repr, self.strategies[kind]))
+        rule = f"must be {' or '.join(filter(None, (', '.join(known[:-1]), known[-1])))}"
+        close = difflib.get_close_matches(value, self.strategies[kind], n=1, cutoff=0.7)
+        remedy = f"{_remedy(record, name, None)} Others need the folder of their plugin: --plugins."
+        self.fault(
+            path,
+            f"{rule}, got {shown(value)}",
+            f"Did you mean {close[0]!r}?" if close else remedy,
+        )
+        return False
 
     def record(
         self,
@@ -178,6 +200,10 @@ def suggestion(word: str, known: tuple[str, ...], title: str, listed: tuple[str,
     return f"Did you mean {close[0]!r}?" if close else f"{title}: {', '.join(listed or known)}."
 
 
+def _field(record: type, name: str) -> dataclasses.Field[Any]:
+    return {field.name: field for field in dataclasses.fields(record)}[name]
+
+
 def _is_required(field: dataclasses.Field[Any]) -> bool:
     return field.default is field.default_factory is dataclasses.MISSING
 
@@ -264,7 +290,7 @@ def _rule(kind: str, context: Mapping[str, Any]) -> str:
 
 
 def _remedy(record: type, name: str, got: Any) -> str:
-    field = {f.name: f for f in dataclasses.fields(record)}[name]
+    field = _field(record, name)
     if isinstance(got, str):
         options = _options(_hints(record)[name])
         close = difflib.get_close_matches(got, options, n=1, cutoff=0.7)

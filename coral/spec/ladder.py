@@ -124,20 +124,24 @@ def _stretched(reader: Reader, key: str) -> tuple[Stage, ...] | None:
 
 
 def read_prune(
-    reader: Reader, stages: tuple[Stage, ...] | None, metrics: AbstractSet[str] | None
+    reader: Reader,
+    stages: tuple[Stage, ...] | None,
+    metrics: AbstractSet[str] | None,
+    proxies: Mapping[str, int] | None = None,
 ) -> PruneSettings | None:
     """Read the prune rules; None if they have faults.
 
     Args:
         stages: None if they have faults.
         metrics: what the tasks give; None if the tasks have faults.
+        proxies: what the tasks give at one stage alone, with its index.
     """
     block = reader.document.data.get("prune")
     path: KeyPath = ("prune",) if isinstance(block, list) else ("prune", "rules")
     if isinstance(block, list):
         block = {"rules": block}
     if isinstance(block, dict) and "rules" in block:
-        rules = _rules(reader, block, path, stages, metrics)
+        rules = _rules(reader, block, path, stages, metrics, proxies or {})
     else:
         rules = _default_rules(stages or DEFAULT_LADDER, metrics)
     return reader.record(PruneSettings, block, ("prune",), given={"rules": rules})
@@ -149,6 +153,7 @@ def _rules(
     path: KeyPath,
     stages: Sequence[Stage] | None,
     metrics: AbstractSet[str] | None,
+    proxies: Mapping[str, int],
 ) -> tuple[PruneRule, ...]:
     rules = []
     for i, item in enumerate(reader.sequence(block["rules"], path)):
@@ -160,13 +165,29 @@ def _rules(
             remedy = suggestion(rule.stage, names, "Stages of this run")
             told = f"no stage of this run has this name, got {rule.stage}"
             reader.fault((*path, i, "stage"), told, remedy)
-        if metrics is not None and rule.metric not in (*metrics, *PROXIES):
-            known = tuple(sorted((*metrics, *PROXIES), key=lambda name: (name.count("."), name)))
+        if stages is not None and rule.metric in proxies:
+            _check_served(reader, (*path, i), rule, proxies[rule.metric], names)
+        if metrics is not None and rule.metric not in (*metrics, *PROXIES, *proxies):
+            every = (*metrics, *PROXIES, *proxies)
+            known = tuple(sorted(every, key=lambda name: (name.count("."), name)))
             told = f"neither a proxy nor a metric of this run's tasks, got {rule.metric}"
             remedy = suggestion(rule.metric, known, "Metrics that exist")
             reader.fault((*path, i, "metric"), told, remedy)
         rules.append(rule)
     return tuple(rules)
+
+
+def _check_served(
+    reader: Reader, path: KeyPath, rule: PruneRule, served: int, stages: Sequence[str]
+) -> None:
+    """Check that a rule looks at a task's proxy where it is computed, before the last stage."""
+    if served >= len(stages) - 1:
+        told = f"{rule.metric} serves stage {served}, counted from 0; {len(stages)} stages are here"
+        remedy = "Rules are checked before the last stage; add a stage, or remove the rule."
+        reader.fault((*path, "metric"), told, remedy)
+    elif rule.stage in stages and rule.stage != stages[served]:
+        told = f"{rule.metric} is computed at {stages[served]} alone, got {rule.stage}"
+        reader.fault((*path, "stage"), told, f"Write `stage: {stages[served]}`, or leave it out.")
 
 
 def _default_rules(

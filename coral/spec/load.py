@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from coral.capabilities import genes_of, profile_of, proxies_of
 from coral.errors import ConfigError, Fault, ModelError, PlanError, TaskError
 from coral.fidelity import Stage
-from coral.plan import TrainingPlan, task_shares
+from coral.plan import SELECTIVE_METRICS, TrainingPlan, task_shares
 from coral.ports import Task
 from coral.records import Direction, Objective
 from coral.settings import (
@@ -26,7 +27,8 @@ from coral.settings import (
     WarmStartSettings,
 )
 from coral.spec.aliases import BASE_MODEL_NAMES, EPOCH_NAMES, TRAINING_SHORTHANDS
-from coral.spec.base_model import locate
+from coral.spec.base_model import layers_of, locate, read_config
+from coral.spec.dialects import Understood, understand
 from coral.spec.document import (
     OVERRIDE,
     Document,
@@ -38,7 +40,7 @@ from coral.spec.document import (
 )
 from coral.spec.fields import Reader, suggestion
 from coral.spec.ladder import read_prune, read_stages
-from coral.spec.search_space import read_search_space
+from coral.spec.search_space import TaskGenes, read_search_space, taken_over
 from coral.spec.sections import BYTE_COUNTS, BYTES, INHERITANCE, RETIRED, SECTIONS
 from coral.spec.training import entries_of, read_plan_values, read_training, written_at
 
@@ -52,30 +54,45 @@ _TASK_OPTION = re.compile(r"task '[^']*': (?:the option )?'?(\w+)")
 
 
 class TaskRegistry(Protocol):
-    """What the loader needs to know of task plugins."""
+    """What the loader needs to know of plugins."""
 
     def task_names(self) -> Sequence[str]: ...
 
     def build(self, name: str, options: Mapping[str, Any]) -> Task: ...
 
+    def strategy_names(self) -> Mapping[str, Sequence[str]]: ...
+
+    def objective_directions(self) -> Mapping[str, Direction]: ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedConfig:
-    """A valid spec, and the document it came from, so that later faults can name their lines."""
+    """A valid spec, and the document it came from, so that later faults can name their lines.
+
+    Attributes:
+        notes: what the user should know of how the config was read, a line each.
+    """
 
     spec: RunSpec
     document: Document
+    notes: tuple[str, ...] = ()
 
 
 def load_config(
     path: Path, registry: TaskRegistry, overrides: Mapping[str, str] | None = None
 ) -> LoadedConfig:
-    """Read, override and validate a config.
+    """Read, override and validate a config, in Coral's own words or in another trainer's.
 
     Raises:
         ConfigError: with every fault that can be found without loading the model.
     """
-    return _loaded(with_overrides(read_document(path), overrides or {}), path.stem, registry)
+    document = with_overrides(read_document(path), overrides or {})
+    understood = understand(
+        document,
+        read=lambda other: other.read_text(encoding="utf-8"),
+        layers_of=lambda base_model: layers_of(read_config(base_model)),
+    )
+    return _loaded(understood, path.stem, registry)
 
 
 def load_resolved(
@@ -86,18 +103,20 @@ def load_resolved(
     A run that an older Coral began goes on as it began, with nothing inherited or derived.
     """
     document = without(read_document(path), RETIRED)
-    config = _loaded(with_overrides(document, overrides or {}), path.stem, registry)
+    document = with_overrides(document, overrides or {})
+    config = _loaded(Understood(document=document), path.stem, registry)
     if any(section in document.data for section in INHERITANCE):
         return config
     return replace(config, spec=config.spec.without_inheritance())
 
 
-def _loaded(document: Document, name: str, registry: TaskRegistry) -> LoadedConfig:
-    reader = Reader(document)
+def _loaded(understood: Understood, name: str, registry: TaskRegistry) -> LoadedConfig:
+    reader = Reader(understood.document, registry.strategy_names())
+    reader.faults += understood.faults
     spec = _Sections(reader, registry).spec(name)
     if spec is None:
-        raise ConfigError(in_file_order(reader.faults))
-    return LoadedConfig(spec=spec, document=document)
+        raise ConfigError(in_file_order(list(dict.fromkeys(reader.faults))))
+    return LoadedConfig(spec=spec, document=understood.document, notes=understood.notes)
 
 
 def in_file_order(faults: Sequence[Fault]) -> list[Fault]:
@@ -126,13 +145,21 @@ class _Sections:
         tasks, built = self._tasks()
         names = None if built is None else [task.name for task in tasks]
         stages = read_stages(self._reader)
-        training = read_training(self._reader, self._searched())
+        brought = _task_genes(tasks, built or ())
+        training = read_training(self._reader, self._searched(brought))
         if training is not None and names is not None:
             self._check_weights(training, names)
-        space = read_search_space(self._reader, training or TrainingPlan(), names)
+        space = read_search_space(self._reader, training or TrainingPlan(), names, brought)
         evolution = self._evolution(training or TrainingPlan())
-        metrics = None if built is None else _metrics(built)
-        prune = read_prune(self._reader, stages, None if metrics is None else set(metrics))
+        abstains = space is not None and space.abstains
+        more = SELECTIVE_METRICS if abstains else {}
+        metrics = None if built is None else _metrics(built, more)
+        prune = read_prune(
+            self._reader,
+            stages,
+            None if metrics is None else set(metrics),
+            _proxies(built or ()),
+        )
         objectives = self._objectives(built, metrics)
         budget = self._reader.record(BudgetSettings, self._data.get("budget"), ("budget",))
         execution = self._reader.record(
@@ -144,7 +171,7 @@ class _Sections:
             if key in self._data
         }
         scalars |= {key: self._bytes(key) for key in BYTE_COUNTS if key in self._data}
-        simulation = self._simulation(stages)
+        simulation = self._simulation(stages, built or (), mode)
         blocks: dict[str, Any] = {
             name: self._reader.record(record, self._data.get(name), (name,))
             for name, record in INHERITANCE.items()
@@ -179,10 +206,11 @@ class _Sections:
             **scalars,
         )
 
-    def _searched(self) -> list[str]:
+    def _searched(self, brought: Sequence[TaskGenes]) -> list[str]:
         block = self._data.get("search_space")
         entries = entries_of(Reader(self._reader.document), block, ("search_space",))
-        return [name for name, _, _ in entries]
+        theirs = [name for own in taken_over(self._reader, brought) for name in own.genes]
+        return [*theirs, *(name for name, _, _ in entries)]
 
     def _mode(self) -> Literal["real", "simulate"] | None:
         mode: Literal["real", "simulate"] | None = "real"
@@ -309,7 +337,9 @@ class _Sections:
         self._reader.fault((key,), rule, "Write it as 200MB, 1.5GB or 200000000.")
         return None
 
-    def _simulation(self, stages: Sequence[Stage] | None) -> SimulationSettings | None:
+    def _simulation(
+        self, stages: Sequence[Stage] | None, tasks: Sequence[Task], mode: str | None
+    ) -> SimulationSettings | None:
         path: KeyPath = ("simulation",)
         block = self._data.get("simulation")
         agreement = block.get("agreement") if isinstance(block, dict) else None
@@ -321,13 +351,24 @@ class _Sections:
                 if names:
                     remedy = suggestion(name, names, "Stages before the last")
                 self._reader.fault((*path, "agreement", name), rule, remedy)
-        return self._reader.record(SimulationSettings, block, path)
+        given = {}
+        if not isinstance(block, dict) or "profile" not in block:
+            wanted = {profile: task.name for task in tasks if (profile := profile_of(task))}
+            if len(wanted) > 1 and mode == "simulate":
+                told = ", ".join(f"{task} asks for {name}" for name, task in wanted.items())
+                rule = f"must be given where tasks ask for different ones: {told}"
+                self._reader.fault((*path, "profile"), rule, "Name one of them.")
+            elif len(wanted) == 1:
+                given = {"profile": next(iter(wanted))}
+        return self._reader.record(SimulationSettings, block, path, given=given)
 
     def _objectives(
         self, tasks: Sequence[Task] | None, metrics: Mapping[str, Direction] | None
     ) -> tuple[Objective, ...]:
         """Read the objectives; None for ``tasks`` and ``metrics`` if the tasks have faults."""
-        known = {**(metrics or {}), **COST_METRICS}
+        measured = {**(metrics or {}), **COST_METRICS}
+        computed = self._registry.objective_directions()
+        known = {**computed, **measured}
         if "objectives" not in self._data:
             if not tasks:
                 return ()
@@ -342,6 +383,9 @@ class _Sections:
         for i, item in enumerate(items):
             path: KeyPath = ("objectives", i)
             objective = self._objective(item, path, known, checked=metrics is not None)
+            if objective is not None and {objective.metric} <= measured.keys() & computed.keys():
+                rule = f"{objective.metric} is a metric of this run, and an objective of a plugin"
+                self._reader.fault(path, rule, "Rename the objective in the plugin.")
             if objective is not None and objective.metric in [o.metric for o in objectives]:
                 rule = f"{objective.metric} must be named once, it is already above"
                 self._reader.fault(path, rule, "Remove one of the two.")
@@ -379,14 +423,42 @@ def byte_count(text: str) -> float:
     return float(round(float(count) * 1000.0 ** ("", "K", "M", "G", "T").index(unit)))
 
 
-def _metrics(tasks: Sequence[Task]) -> dict[str, Direction]:
-    """Return every task's metrics, and those shared by all under their own name."""
+def _metrics(tasks: Sequence[Task], more: Mapping[str, Direction]) -> dict[str, Direction]:
+    """Return every task's metrics, and those shared by all under their own name.
+
+    Args:
+        more: what tasks are scored with besides.
+    """
+    of_task = {task.name: {**task.metrics, **more} for task in tasks}
     metrics: dict[str, Direction] = {}
-    for task in tasks:
-        metrics |= {f"{task.name}.{name}": side for name, side in task.metrics.items()}
-    for name in set.intersection(*(set(task.metrics) for task in tasks)):
-        metrics[name] = tasks[0].metrics[name]
+    for task, own in of_task.items():
+        metrics |= {f"{task}.{name}": side for name, side in own.items()}
+    first, *others = of_task.values()
+    for name in set(first).intersection(*others):
+        metrics[name] = first[name]
     return metrics
+
+
+def _proxies(tasks: Sequence[Task]) -> dict[str, int]:
+    """Return every task's proxies, and those shared by all, with the stage that they serve."""
+    own = {task.name: proxies_of(task) for task in tasks}
+    found = {f"{t}.{name}": proxy.stage for t, mine in own.items() for name, proxy in mine.items()}
+    for name in set.intersection(*(set(mine) for mine in own.values())) if own else ():
+        stages = {mine[name].stage for mine in own.values()}
+        if len(stages) == 1:
+            found[name] = stages.pop()
+    return found
+
+
+def _task_genes(settings: Sequence[TaskSettings], tasks: Sequence[Task]) -> list[TaskGenes]:
+    """Return what each task would search; nothing if one of them has faults."""
+    if len(settings) != len(tasks):
+        return []
+    return [
+        TaskGenes(task=task.name, path=("tasks", i), genes=genes)
+        for i, task in enumerate(tasks)
+        if (genes := genes_of(task))
+    ]
 
 
 def _short(known: Mapping[str, Direction]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from coral.fidelity import PruneRule, Stage
 from coral.plan import plan_paths
+from coral.ports import BUILT_IN
 from coral.records import Objective
 from coral.settings import (
     BudgetSettings,
@@ -27,6 +28,7 @@ from coral.spec.aliases import (
     PLAN_ALIASES,
     TARGET_LINEAR,
 )
+from coral.spec.search_space import TASK_GENES
 from coral.spec.sections import BYTE_COUNTS, BYTES, INHERITANCE
 from coral.spec.training import PARTS, plan_fields
 
@@ -119,6 +121,11 @@ def config_schema() -> Schema:
                 "properties": {
                     **{part: _genes(plan_fields(part)) for part in PARTS},
                     **dict.fromkeys((*names, *PLAN_ALIASES, *BATCH_NAMES), _GENE),
+                    TASK_GENES: {
+                        "type": "boolean",
+                        "default": False,
+                        "description": "Take over what the tasks would search.",
+                    },
                 },
             },
             "evolution": evolution,
@@ -171,6 +178,9 @@ def _record(record: type) -> Schema:
     required = []
     for field in dataclasses.fields(record):
         properties[field.name] = TypeAdapter(hints[field.name]).json_schema()
+        if (kind := field.metadata.get("strategy")) is not None:
+            own = {"enum": list(BUILT_IN[kind]), "description": "Coral's own."}
+            properties[field.name] = {"anyOf": [own, {"type": "string"}]}
         if field.default is not dataclasses.MISSING:
             properties[field.name]["default"] = TypeAdapter(Any).dump_python(
                 field.default, mode="json"

@@ -6,15 +6,20 @@ from collections.abc import Sequence
 
 from coral.errors import ConfigError, Fault, PlanError
 from coral.genome import ChoiceGene, IntGene, SearchSpace, SubsetGene
-from coral.plan import adapted_modules, value_at, with_values
+from coral.plan import TrainingPlan, adapted_modules, value_at, with_values
 from coral.plan.adapter import ALL_LINEAR
-from coral.ports import Survey
+from coral.ports import Survey, TaskSurvey
 from coral.spec.document import KeyPath
 from coral.spec.load import LoadedConfig, in_file_order
 from coral.spec.training import written_at
 
 TARGETS, LAYERS = "adapter.target_modules", "adapter.layers"
 LENGTH = "encoding.sequence_len"
+THRESHOLD, ABSTENTION = "inference.threshold", "inference.abstention"
+DECODING = tuple(
+    f"inference.{name}"
+    for name in ("generation_temperature", "top_p", "repetition_penalty", "max_new_tokens")
+)
 
 Variant = tuple[object, KeyPath]
 """A value that a field can take, and where it is written."""
@@ -23,8 +28,10 @@ Variant = tuple[object, KeyPath]
 def check_survey(config: LoadedConfig, survey: Survey) -> None:
     """Check that every target and layer range, fixed or searched, matches something in the model.
 
+    Lengths must fit into it, and what is made of its outputs must suit the tasks.
+
     Raises:
-        ConfigError: some match nothing; the faults name what the model has.
+        ConfigError: something matches nothing; the faults name what there is.
     """
     modules = [(module.name, module.layer) for module in survey.linear_modules]
 
@@ -52,6 +59,9 @@ def check_survey(config: LoadedConfig, survey: Survey) -> None:
     remedy = _inventory(modules, survey.depth)
     faults = [config.document.fault(*fault, remedy) for fault in dict.fromkeys(found)]
     faults += _too_long(config, survey)
+    if not config.spec.simulated:
+        faults += _in_vain(config, survey)
+    faults += _compared_over_lengths(config, survey)
     if faults:
         raise ConfigError(in_file_order(faults))
 
@@ -80,6 +90,66 @@ def _too_long(config: LoadedConfig, survey: Survey) -> list[Fault]:
         for length, path in _variants(config, LENGTH)
         if isinstance(length, int) and length > limit
     ]
+
+
+def _in_vain(config: LoadedConfig, survey: Survey) -> list[Fault]:
+    """Return a fault for what is to be made of outputs that the tasks don't have."""
+    faults = []
+    told = ", ".join(f"{task.name} ({_asked(task)})" for task in survey.tasks)
+    writes = any(task.problem == "causal_lm" for task in survey.tasks)
+    for field, suits, rule in (
+        (
+            THRESHOLD,
+            any(map(_has_threshold, survey.tasks)),
+            "only has an effect on tasks of two classes, or of any number of labels",
+        ),
+        (
+            ABSTENTION,
+            all(task.problem in ("single_label", "multi_label") for task in survey.tasks),
+            "only has an effect on labels, which are more probable or less",
+        ),
+        *(
+            (field, writes, "only has an effect on tasks whose answers are generated")
+            for field in DECODING
+        ),
+    ):
+        searched = any(gene.path == field for gene in config.spec.space.genes)
+        fixed = value_at(config.spec.training, field) != value_at(TrainingPlan(), field)
+        if not suits and (searched or fixed):
+            path = written_at(config.document, field, searched=searched)
+            remedy = f"Remove it; the tasks are {told}."
+            faults.append(config.document.fault(path, f"{rule}.", remedy))
+    return faults
+
+
+def _has_threshold(task: TaskSurvey) -> bool:
+    two = task.problem == "single_label" and len(task.label_names) == 2
+    return two or task.problem == "multi_label"
+
+
+def _asked(task: TaskSurvey) -> str:
+    """Return in words what a task asks for."""
+    count = len(task.label_names)
+    return {
+        "single_label": f"{count} classes",
+        "multi_label": f"{count} labels",
+        "regression": "numbers",
+        "causal_lm": "answers",
+    }[task.problem]
+
+
+def _compared_over_lengths(config: LoadedConfig, survey: Survey) -> list[Fault]:
+    """Return a fault if lengths are searched for, though what is cut off is not predicted."""
+    written = [task.name for task in survey.tasks if task.problem == "causal_lm"]
+    gene = next((gene for gene in config.spec.space.genes if gene.path == LENGTH), None)
+    if gene is None or not written:
+        return []
+    rule = (
+        "sequence_len must be one for all genomes where answers are written: a perplexity over"
+        f" texts cut elsewhere is another measure (task {', '.join(written)})"
+    )
+    path = written_at(config.document, LENGTH, searched=True)
+    return [config.document.fault(path, rule, "Fix it under `training:`.")]
 
 
 def _variants(config: LoadedConfig, field: str) -> list[Variant]:

@@ -53,7 +53,8 @@ def entries_of(reader: Reader, block: Any, path: KeyPath) -> list[Entry]:
     return entries
 
 
-def _training_entries(reader: Reader) -> list[Entry]:
+def training_entries(reader: Reader) -> list[Entry]:
+    """Return what fixes fields of the plan, at the top level and under ``training``."""
     data = reader.document.data
     top = [(name, value, (name,)) for name, value in data.items() if name in TRAINING_SHORTHANDS]
     return [*top, *entries_of(reader, data.get("training"), ("training",))]
@@ -65,7 +66,7 @@ def written_at(document: Document, target: str, *, searched: bool = False) -> Ke
     entries = (
         entries_of(reader, document.data.get("search_space"), block)
         if searched
-        else _training_entries(reader)
+        else training_entries(reader)
     )
     home = "search_space" if searched else "training"
     written = (path for name, _, path in entries if canonical(name) == target)
@@ -80,7 +81,7 @@ def read_training(reader: Reader, searched: Iterable[str]) -> TrainingPlan | Non
     """
     values = read_plan_values(
         reader,
-        _training_entries(reader),
+        training_entries(reader),
         TrainingPlan(),
         searched={canonical(name) or name for name in searched},
     )
@@ -131,7 +132,7 @@ def _enter(reader: Reader, said: Said, name: str, value: Any, path: KeyPath) -> 
     if name in said:
         other = said[name][1]
         where = reader.document.where(other)
-        rule = f"says the same as {dotted(other)} ({where})"
+        rule = f"says the same as {dotted(reader.document.written(other))} ({where})"
         reader.fault(path, rule, "Remove one of the two.")
     else:
         said[name] = (value, path)
@@ -214,7 +215,7 @@ def _alpha(
             "Set `scaling` (alpha / r) instead: it stays the same at every rank.",
         )
     elif "adapter.scaling" in said:
-        other = dotted(said["adapter.scaling"][1])
+        other = dotted(reader.document.written(said["adapter.scaling"][1]))
         rule = f"says the same as {other} (alpha / r), got {shown(alpha)}"
         reader.fault(path, rule, "Remove one of the two.")
     else:

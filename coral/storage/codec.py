@@ -24,6 +24,7 @@ from coral.records import (
     GenerationFinished,
     GenerationStarted,
     GeneValue,
+    ParentsSelected,
     RunConfirmed,
     StageFinished,
     TrialsDerived,
@@ -35,6 +36,7 @@ _RECORDS: dict[str, type[Event]] = {
     "stage_finished": StageFinished,
     "generation_finished": GenerationFinished,
     "trials_derived": TrialsDerived,
+    "parents_selected": ParentsSelected,
     "run_confirmed": RunConfirmed,
 }
 _KINDS = {record: kind for kind, record in _RECORDS.items()}

@@ -109,7 +109,8 @@ def _guessed(task: str, role: str, columns: Sequence[str], usual: Sequence[str])
 def _unknown(task: str, role: str, told: str, columns: Sequence[str]) -> TaskError:
     return TaskError(
         f"task {task!r}: the {role} column {told}.\n"
-        f"Name it with `{role}:`; the data's columns are {', '.join(columns)}."
+        f"Name it with `{role}:`, or {role}=COLUMN for coral init; the data's columns are"
+        f" {', '.join(columns)}."
     )
 
 

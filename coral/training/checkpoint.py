@@ -30,7 +30,7 @@ class Position:
     """Where training stands.
 
     Attributes:
-        plan: digest of the plan; training goes on from no other's checkpoint.
+        plan: digest of what the plan trains; training goes on from no other's checkpoint.
         model: digest of the base model and its tokenizer.
         heads: task to number of classes.
         scaling: effective scaling of every update.

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from coral.capabilities import collating
 from coral.errors import TaskError
-from coral.ports import CollatingTask, Examples
+from coral.ports import Examples, HasCollate
 from coral.training.batches import Indices
 from coral.training.data import EvaluationSet, LoadedTask, TrainSet, train_set_of
+from coral.training.evaluation import named
 
 REQUIRED = ("input_ids", "attention_mask")
 
@@ -22,20 +24,28 @@ class CollatedExamples:
     """Examples that become model inputs batch by batch, with the interface of tokenized texts.
 
     Attributes:
-        name: the task's.
+        loaded: the task.
+        task: the same, for what it makes.
         lengths: ``(n,)`` tokens of each, those that stand for an image included.
     """
 
-    name: str
-    task: CollatingTask
+    loaded: LoadedTask
+    task: HasCollate
     examples: Examples
     processor: Any
     sequence_len: int
     lengths: Indices = field(init=False)
 
     def __post_init__(self) -> None:
-        lengths = self.task.lengths(self.examples, self.processor, self.sequence_len)
-        object.__setattr__(self, "lengths", np.asarray(lengths, dtype=np.int64))
+        with named(self.loaded, "lengths()"):
+            found = self.task.lengths(self.examples, self.processor, self.sequence_len)
+            lengths = np.asarray(found, dtype=np.int64)
+            if lengths.shape != (len(self.examples),):
+                raise TaskError(
+                    f"task {self.loaded.name}: lengths() must return one number an example, got"
+                    f" shape {lengths.shape} for {len(self.examples)} examples"
+                )
+        object.__setattr__(self, "lengths", lengths)
 
     def inputs(self, rows: Indices) -> dict[str, Tensor]:
         """Return what the model is called with for some examples.
@@ -43,20 +53,15 @@ class CollatedExamples:
         Raises:
             TaskError: the plugin fails, or leaves out what every model needs.
         """
-        try:
+        with named(self.loaded, "collate()"):
             made: Mapping[str, Tensor] = self.task.collate(
                 self.examples, rows.tolist(), self.processor, self.sequence_len
             )
-        except TaskError:
-            raise
-        except Exception as error:
-            raise TaskError(f"task {self.name} raised in collate(): {error!r}") from error
-        missing = [name for name in REQUIRED if name not in made]
-        if missing:
-            raise TaskError(
-                f"task {self.name}: collate() must return {' and '.join(REQUIRED)} among the"
-                f" model's inputs, got {', '.join(made)}"
-            )
+            if not set(REQUIRED) <= set(made):
+                raise TaskError(
+                    f"task {self.loaded.name}: collate() must return {' and '.join(REQUIRED)} among"
+                    f" the model's inputs, got {', '.join(made)}"
+                )
         return dict(made)
 
 
@@ -83,10 +88,10 @@ def collated(
     loaded: LoadedTask, split: Examples, processor: Any, sequence_len: int
 ) -> CollatedExamples:
     """Return some of a task's examples as what a model reads."""
-    task = loaded.task
-    assert isinstance(task, CollatingTask)
+    task = collating(loaded.task)
+    assert task is not None
     return CollatedExamples(
-        name=loaded.name,
+        loaded=loaded,
         task=task,
         examples=split,
         processor=processor,

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from coral.flops import StepCost
 from coral.plan import rewarmup_share
-from coral.ports import Progress, TrainingJob
+from coral.ports import Progress, Strategies, TrainingJob
 from coral.training.batches import Indices, examples_by_task, stage_batches
 from coral.training.checkpoint import Position
 from coral.training.data import TrainSet
@@ -60,6 +63,8 @@ class Course:
         schedule: share of the peak learning rate at each step of the full horizon.
         cost: of its training steps.
         logs: gets an entry for each stage that begins.
+        strategies: by which batches are drawn.
+        loss_weights: ``(examples,)`` how much the loss of each counts; None for all alike.
     """
 
     job: TrainingJob
@@ -70,6 +75,8 @@ class Course:
     cost: StepCost
     logs: list[StageLog]
     report: Callable[[Progress], None]
+    strategies: Strategies
+    loss_weights: NDArray[np.float32] | None = None
 
     def next_leg(self) -> Leg | None:
         """Begin the next stage; None if the job's own stage was reached."""
@@ -78,7 +85,7 @@ class Course:
             return None
         job, index = self.job, self.train_set.index
         seen = self.position.seen[stage]
-        batches = stage_batches(job.plan, index, job.stages, stage, job.seed, seen)
+        batches = stage_batches(job.plan, index, job.stages, stage, job.seed, seen, self.strategies)
         self.logs.append(StageLog(first_step=self.ends[stage]))
         return Leg(stage=stage, batches=batches, log=self.logs[-1])
 

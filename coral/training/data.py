@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -15,9 +16,13 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from coral.errors import TaskError
-from coral.ports import Examples, StratifiedTask, Task, TaskData, ViewedTask
-from coral.training.batches import Indices, TrainIndex, build_index
-from coral.training.targets import Target, strata
+from coral.ports import CausalSettings, Examples, Task, TaskData
+from coral.training.batches import Indices, TrainIndex, build_index, strata
+from coral.training.conversations import Rendered, Renderer, encode
+from coral.training.targets import Target
+
+WRITTEN = ("messages", "prompt", "answer")
+"""Inputs of tasks whose answers are written."""
 
 
 class ModelInputs(Protocol):
@@ -68,6 +73,7 @@ class TokenizedTexts:
         ids: ``(total tokens,)`` int64.
         starts: ``(n + 1,)``; text i is ``ids[starts[i]:starts[i + 1]]``.
         segments: ``(total tokens,)`` int8, as in ``Padded``.
+        trained: ``(total tokens,)``, those that a language model learns to write; None for none.
         digest: identity of the texts.
     """
 
@@ -75,6 +81,7 @@ class TokenizedTexts:
     starts: NDArray[np.int64]
     pad_id: int
     segments: NDArray[np.int8] | None = None
+    trained: NDArray[np.bool_] | None = None
     digest: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,6 +94,15 @@ class TokenizedTexts:
     def lengths(self) -> Indices:
         lengths: Indices = np.diff(self.starts)
         return lengths
+
+    @property
+    def trained_tokens(self) -> Indices:
+        """Tokens of each text that are trained, ``(n,)``."""
+        if self.trained is None:
+            return np.zeros(len(self.starts) - 1, dtype=np.int64)
+        sums = np.concatenate([[0], np.cumsum(self.trained)])
+        counts: Indices = sums[self.starts[1:]] - sums[self.starts[:-1]]
+        return counts
 
     def inputs(self, rows: Indices) -> dict[str, Tensor]:
         """Return ids and attention mask of some texts by the names that models give them."""
@@ -108,6 +124,12 @@ class TokenizedTexts:
             torch.from_numpy(mask.astype(np.int64)),
             None if segments is None else torch.from_numpy(segments),
         )
+
+
+def as_tokenized(texts: ModelInputs) -> TokenizedTexts:
+    """Return inputs where only texts can be: who makes other inputs has a head and trains alone."""
+    assert isinstance(texts, TokenizedTexts)
+    return texts
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -166,14 +188,30 @@ def tokenize(
         types = encoded.get("token_type_ids") or [[0] * len(own) for own in encoded["input_ids"]]
         for i, own_ids, own_types in zip(members, encoded["input_ids"], types, strict=True):
             ids[i], segments[i] = own_ids, own_types
-    pad_id = tokenizer.pad_token_id
-    by_token = np.concatenate([np.asarray(own, dtype=np.int8) for own in segments])
+    by_token = np.array([*itertools.chain.from_iterable(segments)], dtype=np.int8)
     return TokenizedTexts(
-        ids=np.concatenate([np.asarray(own, dtype=np.int64) for own in ids]),
+        ids=np.array([*itertools.chain.from_iterable(ids)], dtype=np.int64),
         starts=np.cumsum([0, *map(len, ids)], dtype=np.int64),
-        pad_id=int(pad_id) if pad_id is not None else 0,
+        pad_id=_pad_id(tokenizer),
         segments=by_token if by_token.any() else None,
     )
+
+
+def tokenize_answers(
+    tokenizer: PreTrainedTokenizerBase, examples: Sequence[Rendered], sequence_len: int
+) -> TokenizedTexts:
+    """Tokenize what a language model learns to write, cut to ``sequence_len``."""
+    ids, trained = encode(tokenizer, examples, sequence_len)
+    return TokenizedTexts(
+        ids=np.concatenate(ids),
+        starts=np.cumsum([0, *map(len, ids)], dtype=np.int64),
+        pad_id=_pad_id(tokenizer),
+        trained=np.concatenate(trained),
+    )
+
+
+def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    return int(tokenizer.pad_token_id) if tokenizer.pad_token_id is not None else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,24 +221,56 @@ class TrainSet:
     Attributes:
         labels: of each task's examples, as ``Target.losses`` takes them.
         starts: ``(tasks + 1,)`` rows where tasks begin.
+        capacity: by task whose answers are written, the tokens that share a row; None for one text
+            a row.
+        written: ``(n,)`` tokens of each example that are trained; 0 where there is a label instead.
     """
 
     texts: ModelInputs
     labels: tuple[Tensor, ...]
     starts: Indices
     index: TrainIndex
+    capacity: Mapping[str, int | None]
+    written: Indices
 
     def labels_of(self, task: int, rows: Indices) -> Tensor:
         """Return the labels of some rows, all of them of one task."""
         return self.labels[task][torch.from_numpy(rows - self.starts[task])]
 
+    @property
+    def beyond(self) -> dict[str, int]:
+        """Examples whose answers lie wholly beyond the cut, by task that has any."""
+        lost = {
+            name: int(((self.index.task == number) & ~self.index.usable).sum())
+            for number, name in enumerate(self.index.tasks)
+        }
+        return {name: count for name, count in lost.items() if count}
+
+    def token_shares(self, rows: Indices) -> dict[str, float]:
+        """Return what one trained token counts in a batch's loss, by task of which it has any."""
+        shares = {}
+        for number, name in enumerate(self.index.tasks):
+            own = rows[self.index.task[rows] == number]
+            if name in self.capacity and len(own):
+                shares[name] = len(own) / len(rows) / int(self.written[own].sum())
+        return shares
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedTask:
-    """A task with its data in memory."""
+    """A task with its data in memory.
+
+    Attributes:
+        plugin: what messages call the plugin that it comes from.
+        difficulty: ``(n,)``, how hard the task finds its train examples; None if it doesn't say.
+        domains: of the train examples; None if the task has none.
+    """
 
     task: Task
     data: TaskData
+    plugin: str = ""
+    difficulty: NDArray[np.float64] | None = None
+    domains: tuple[str, ...] | None = None
 
     @property
     def name(self) -> str:
@@ -211,6 +281,23 @@ class LoadedTask:
         """What its head predicts."""
         return Target.of(self.data)
 
+    def rendered(self, split: Examples, tokenizer: PreTrainedTokenizerBase) -> list[Rendered]:
+        """Return a split's examples as texts that are written, of a task that has answers.
+
+        Raises:
+            ModelError, TaskError: see ``Renderer``.
+        """
+        assert self.data.causal is not None
+        return Renderer(self.name, tokenizer, self.data.causal).render(split)
+
+    def tokenized(
+        self, split: Examples, tokenizer: PreTrainedTokenizerBase, sequence_len: int
+    ) -> TokenizedTexts:
+        """Return a split's examples as tokens. Raises as ``rendered`` does."""
+        if self.data.causal is None:
+            return tokenize(tokenizer, split.contents, sequence_len)
+        return tokenize_answers(tokenizer, self.rendered(split, tokenizer), sequence_len)
+
 
 def build_train_set(
     tasks: Mapping[str, LoadedTask],
@@ -218,9 +305,14 @@ def build_train_set(
     sequence_len: int,
     seed: int,
 ) -> TrainSet:
-    """Return all tasks' train splits as one indexed set."""
+    """Return all tasks' train splits as one indexed set.
+
+    Raises:
+        TaskError: all of a task's answers lie beyond the cut, or its template refuses an example.
+        ModelError: the tokenizer can't tell answers apart.
+    """
     parts = {
-        name: tokenize(tokenizer, loaded.data.train.contents, sequence_len)
+        name: loaded.tokenized(loaded.data.train, tokenizer, sequence_len)
         for name, loaded in tasks.items()
     }
     offsets = np.cumsum([0, *(len(part.ids) for part in parts.values())])
@@ -231,6 +323,11 @@ def build_train_set(
         np.zeros(len(part.ids), np.int8) if part.segments is None else part.segments
         for part in parts.values()
     ]
+    trained = [
+        np.zeros(len(part.ids), dtype=np.bool_) if part.trained is None else part.trained
+        for part in parts.values()
+    ]
+    causal = {name: task.data.causal for name, task in tasks.items() if task.data.causal}
     texts = TokenizedTexts(
         ids=np.concatenate([part.ids for part in parts.values()]),
         starts=np.concatenate([*starts, offsets[-1:]]),
@@ -238,43 +335,80 @@ def build_train_set(
         segments=None
         if all(part.segments is None for part in parts.values())
         else np.concatenate(segments),
+        trained=np.concatenate(trained) if causal else None,
     )
-    return train_set_of(tasks, texts, {name: part.lengths for name, part in parts.items()}, seed)
+    usable = {name: parts[name].trained_tokens > 0 for name in causal}
+    for name, rows in usable.items():
+        if not rows.any():
+            raise TaskError(
+                f"task {name!r}: answers must begin within sequence_len ({sequence_len}) tokens;"
+                " none does.\nRaise sequence_len."
+            )
+    capacity = {
+        name: sequence_len if settings.sample_packing else None for name, settings in causal.items()
+    }
+    lengths = {name: part.lengths for name, part in parts.items()}
+    written = np.concatenate([part.trained_tokens for part in parts.values()])
+    return train_set_of(
+        tasks, texts, lengths, seed, usable=usable, capacity=capacity, written=written
+    )
 
 
 def train_set_of(
-    tasks: Mapping[str, LoadedTask], texts: ModelInputs, lengths: Mapping[str, Indices], seed: int
+    tasks: Mapping[str, LoadedTask],
+    texts: ModelInputs,
+    lengths: Mapping[str, Indices],
+    seed: int,
+    *,
+    usable: Mapping[str, NDArray[np.bool_]] | None = None,
+    capacity: Mapping[str, int | None] | None = None,
+    written: Indices | None = None,
 ) -> TrainSet:
-    """Return all tasks' train splits, one after another in ``texts``, as an indexed set."""
+    """Return all tasks' train splits, one after another in ``texts``, as an indexed set.
+
+    Args:
+        lengths: of each task's examples in tokens, ``(n,)``.
+        usable: as ``build_index`` takes it.
+        capacity, written: as in ``TrainSet``; None where all tasks have heads.
+    """
+    groups = {
+        name: strata(loaded.data.problem, loaded.data.train.labels, loaded.domains)
+        for name, loaded in tasks.items()
+    }
     return TrainSet(
         texts=texts,
         labels=tuple(loaded.target.encode(loaded.data.train.labels) for loaded in tasks.values()),
         starts=np.cumsum([0, *(len(loaded.data.train) for loaded in tasks.values())]),
         index=build_index(
-            {name: strata_of(loaded) for name, loaded in tasks.items()},
+            groups,
             lengths,
             seed,
-            keep_strata=any(isinstance(t.task, StratifiedTask) for t in tasks.values()),
+            {name: (own.data.problem, own.data.train.labels) for name, own in tasks.items()},
+            difficulty={
+                name: loaded.difficulty
+                for name, loaded in tasks.items()
+                if loaded.difficulty is not None
+            },
+            usable=usable,
+            balanced={name for name, loaded in tasks.items() if loaded.domains is not None},
         ),
+        capacity=capacity or {},
+        written=np.zeros(len(texts.lengths), dtype=np.int64) if written is None else written,
     )
 
 
-def strata_of(loaded: LoadedTask) -> Indices:
-    """Return the groups of a task's train examples whose shares parts of them keep.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """One split of a task whose answers are written.
 
-    Raises:
-        TaskError: a task's own aren't one an example, numbered from 0.
+    Attributes:
+        rendered: its examples, in their order.
+        texts: the same as tokens.
     """
-    split = loaded.data.train
-    if not isinstance(loaded.task, StratifiedTask):
-        return strata(loaded.data.problem, split.labels)
-    found = np.asarray(loaded.task.strata(split), dtype=np.int64)
-    if found.shape != (len(split),) or found.min() < 0:
-        raise TaskError(
-            f"task {loaded.name}: strata() must return one number >= 0 an example, got an array"
-            f" of {found.shape} for {len(split)}"
-        )
-    return found
+
+    rendered: tuple[Rendered, ...]
+    texts: TokenizedTexts
+    settings: CausalSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,29 +416,52 @@ class EvaluationSet:
     """One split of all tasks; a text that several tasks share is held, and encoded, once.
 
     Attributes:
-        texts: the different texts.
-        rows: task name to ``(n,)`` positions in ``texts``.
+        texts: the different texts of tasks with heads.
+        rows: name of a task with a head to ``(n,)`` positions in ``texts``.
         labels: task name to labels as in ``ports.Examples``.
+        answers: by task whose answers are written.
     """
 
     texts: ModelInputs
     rows: Mapping[str, Indices]
     labels: Mapping[str, NDArray[Any]]
+    answers: Mapping[str, Answers] = field(default_factory=dict)
+
+    @property
+    def lengths(self) -> Indices:
+        """Tokens of every text."""
+        parts = [self.texts.lengths, *(own.texts.lengths for own in self.answers.values())]
+        return np.concatenate(parts)
 
 
 def build_evaluation_set(
-    splits: Mapping[str, Examples], tokenizer: PreTrainedTokenizerBase, sequence_len: int
+    splits: Mapping[str, Examples],
+    tokenizer: PreTrainedTokenizerBase,
+    sequence_len: int,
+    tasks: Mapping[str, LoadedTask] | None = None,
 ) -> EvaluationSet:
-    """Return tasks' examples as one set, texts in order of first appearance."""
+    """Return tasks' examples as one set, texts in order of first appearance.
+
+    Args:
+        tasks: those of ``splits``; None if all of them have heads.
+    """
     positions: dict[tuple[str, ...], int] = {}
-    rows = {
-        task: np.array([positions.setdefault(c, len(positions)) for c in split.contents], np.int64)
-        for task, split in splits.items()
-    }
+    rows, answers = {}, {}
+    for name, split in splits.items():
+        loaded = (tasks or {}).get(name)
+        if loaded is not None and loaded.data.causal is not None:
+            rendered = loaded.rendered(split, tokenizer)
+            texts = tokenize_answers(tokenizer, rendered, sequence_len)
+            settings = loaded.data.causal
+            answers[name] = Answers(rendered=tuple(rendered), texts=texts, settings=settings)
+        else:
+            places = [positions.setdefault(own, len(positions)) for own in split.contents]
+            rows[name] = np.array(places, dtype=np.int64)
     return EvaluationSet(
         texts=tokenize(tokenizer, tuple(positions), sequence_len),
         rows=rows,
         labels={task: split.labels for task, split in splits.items()},
+        answers=answers,
     )
 
 
@@ -319,33 +476,27 @@ def evaluation_part(split: Examples, percentage: float) -> Examples:
     return split.take(sorted(order[:count]))
 
 
-def as_viewed(task: ViewedTask, split: Examples, view: str) -> Examples:
-    """Return a split as one of its task's views shows it.
-
-    Raises:
-        TaskError: the plugin changed more than what the examples look like.
-    """
-    seen = task.view(split, view)
-    if len(seen) != len(split) or not np.array_equal(seen.labels, split.labels):
-        raise TaskError(
-            f"the view {view!r} must show the examples in their order with their labels, got"
-            f" {len(seen)} of {len(split)} examples"
-        )
-    return seen
-
-
 def data_digest(tasks: Mapping[str, LoadedTask]) -> str:
     """Return the identity of every split of every task."""
     digest = hashlib.sha256()
     for name, loaded in tasks.items():
         digest.update(f"{name}\x1e{loaded.data.label_names}\x1e".encode())
+        if loaded.data.causal is not None:
+            digest.update(f"{loaded.data.causal}\x1e".encode())
         for split in (loaded.data.train, loaded.data.validation, loaded.data.test):
             _update(digest, split)
+        if loaded.difficulty is not None:
+            digest.update(b"\x1edifficulty" + loaded.difficulty.tobytes())
+        if loaded.domains is not None:
+            digest.update("\x1f".join(("\x1edomains", *loaded.domains)).encode())
     return digest.hexdigest()
 
 
 def _update(digest: hashlib._Hash, split: Examples) -> None:
     digest.update("\x1f".join(itertools.chain.from_iterable(split.contents)).encode())
     digest.update(np.ascontiguousarray(split.labels).tobytes())
-    for name, values in split.inputs.items():
-        digest.update(f"{name}\x1e{list(values)!r}".encode())
+    for name in WRITTEN:
+        if name in split.inputs:
+            digest.update(f"\x1d{name}\x1f{json.dumps(list(split.inputs[name]))}".encode())
+    for name in sorted(set(split.inputs) - set(WRITTEN)):
+        digest.update(f"\x1d{name}\x1f{list(split.inputs[name])!r}".encode())

@@ -1,9 +1,13 @@
-"""The trained model: a shared frozen encoder, one adapter on it, and one linear head a task."""
+"""The trained model: a shared frozen base, one adapter on it, and one linear head a task.
+
+A task whose answers are written has no head of its own: the language model's is its head, and
+frozen.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +29,9 @@ from coral.training.factors import Factors
 from coral.training.failures import DivergedError
 from coral.training.folded import fold
 from coral.training.prefix import WHOLE, Entrance, Prefixes
+from coral.training.recompute import recomputing
 from coral.training.targets import Target
+from coral.training.token_rows import TokenBatch, summed_loss, token_batch
 
 MAX_TORCH_SEED = 2**63 - 1
 _NAME = "default"
@@ -33,38 +39,80 @@ _NAME = "default"
 
 
 class MultiTaskEncoder(nn.Module):
-    """Adapter and heads over a base; calling it gives one task's logits.
+    """Adapter and heads over a base.
 
     Attributes:
-        adapter: the PEFT model.
-        heads: task name to linear head.
-        targets: task name to what its head predicts.
+        adapter: the PEFT model, or whatever holds its layers.
+        heads: task name to linear head, of tasks that have one.
+        targets: task name to what it predicts.
         entrance: where the base may be entered with what is known of its texts.
     """
 
     def __init__(
         self,
-        adapter: PeftModel,
+        base: BaseModel,
+        adapter: PeftModel | PreTrainedModel,
         heads: nn.ModuleDict,
         targets: Mapping[str, Target],
         pooling: str,
         entrance: Entrance = WHOLE,
     ) -> None:
         super().__init__()
+        self.base = base
         self.adapter = adapter
         self.heads = heads
         self.targets = dict(targets)
         self.pooling = pooling
         self.entrance = entrance
 
+    @contextmanager
+    def forward_scope(self) -> Iterator[None]:
+        """Run forward passes in the base's precision, and keep as much of them as it says."""
+        recomputes = self.base.recomputes and torch.is_grad_enabled()
+        kept = recomputing(self.base.stack, self.entrance.cut) if recomputes else nullcontext()
+        with self.base.autocast(), kept:
+            yield
+
     def encode_texts(self, texts: ModelInputs, rows: Indices) -> Tensor:
         """Return one float32 vector a text, ``(rows, hidden)``."""
-        device = next(self.heads.parameters()).device
+        device = self.base.device
         if isinstance(texts, TokenizedTexts):
             with self.entrance.used_for(texts, rows):
                 return self.encode(*texts.pad(rows).on(device))
         inputs = {name: on_device(values, device) for name, values in texts.inputs(rows).items()}
         return self._encoded(inputs)
+
+    def token_states(
+        self, texts: TokenizedTexts, rows: Indices, capacity: int | None = None
+    ) -> tuple[TokenBatch, Tensor]:
+        """Return texts in rows, and their tokens' states, ``(rows, width, hidden)``.
+
+        Args:
+            capacity: tokens that share a row; None for one text a row.
+        """
+        batch = token_batch(texts, rows, self.base.device, capacity)
+        with self.entrance.used_for(texts, rows, batch.arranged):
+            found: Tensor = self.adapter(
+                input_ids=batch.ids, position_ids=batch.positions, use_cache=False
+            ).last_hidden_state
+        return batch, found
+
+    def language_loss(
+        self,
+        texts: TokenizedTexts,
+        rows: Indices,
+        capacity: int | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        """Return the summed negative log-likelihood of texts' trained tokens.
+
+        Args:
+            weights: ``(rows,)``, of every token of a text; None for 1.
+        """
+        assert self.base.language is not None
+        batch, hidden = self.token_states(texts, rows, capacity)
+        by_token = None if weights is None else weights[batch.owners]
+        return summed_loss(self.base.language, batch.states(hidden), batch.targets, by_token)
 
     def encode(self, ids: Tensor, mask: Tensor, segments: Tensor | None = None) -> Tensor:
         """Return one float32 vector a text, ``(batch, hidden)``."""
@@ -157,11 +205,15 @@ class MultiTaskEncoder(nn.Module):
     def merged(self) -> Iterator[None]:
         """Fold the adapter into the base for the length of the scope: evaluation gets cheaper.
 
-        The base's own tensors are put back afterwards, so it stays exact to the bit.
+        The base's own tensors are put back afterwards, so it stays exact to the bit. A base in less
+        than float32 would lose what the update adds, and is left as it is.
 
         Raises:
             DivergedError: the update is not finite.
         """
+        if not self.base.merges:
+            yield
+            return
         layers = [m for m in self.adapter.modules() if isinstance(m, LoraLayer)]
         originals = [layer.get_base_layer().weight.data for layer in layers]
         try:
@@ -279,11 +331,14 @@ def adapted(
     try:
         heads = nn.ModuleDict()
         for task, target in targets.items():
+            if target.problem == "causal_lm":
+                continue
             torch.manual_seed(derive_seed(seed, "head", task) % MAX_TORCH_SEED)
             heads[task] = nn.Linear(base.hidden_size, target.outputs)
-        device = next(base.model.parameters()).device
         pooling = plan.encoding.pooling
-        encoder = MultiTaskEncoder(peft_model, heads.to(device), targets, pooling, entrance)
+        encoder = MultiTaskEncoder(
+            base, peft_model, heads.to(base.device), targets, pooling, entrance
+        )
         if plan.adapter.dropout:
             for layer in encoder.layers().values():
                 layer.lora_dropout[_NAME] = SeededDropout(plan.adapter.dropout)

@@ -6,7 +6,7 @@ import traceback
 
 import torch
 
-from coral.errors import TaskError
+from coral.errors import StrategyError, TaskError
 from coral.records import Failure, FailureKind
 
 _OUT_OF_MEMORY = (
@@ -43,4 +43,4 @@ def _kind(error: Exception) -> FailureKind:
         return "oom"
     if isinstance(error, RuntimeError) and any(t in str(error).lower() for t in _OUT_OF_MEMORY):
         return "oom"
-    return "plugin" if isinstance(error, TaskError) else "crashed"
+    return "plugin" if isinstance(error, TaskError | StrategyError) else "crashed"

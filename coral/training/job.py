@@ -11,12 +11,13 @@ import torch
 from coral.errors import CheckpointError
 from coral.fidelity import ladder_steps
 from coral.flops import step_cost
-from coral.plan import TrainingPlan, digest_of
-from coral.ports import CheckpointStore, Inherited, Progress, TrainingJob
+from coral.plan import TrainingPlan, training_digest
+from coral.ports import CheckpointStore, Inherited, Progress, Strategies, TrainingJob
 from coral.records import Inheritance
 from coral.rng import stream
 from coral.training import checkpoint, transfer
 from coral.training.base import BaseModel
+from coral.training.batches import loss_weights_of
 from coral.training.checkpoint import Checkpoint, Position
 from coral.training.course import Course, StageLog
 from coral.training.data import TrainSet
@@ -83,11 +84,13 @@ class JobRunner:
         train_set: Callable[[TrainingPlan, int], TrainSet],
         report: Callable[[Progress], None],
         prefixes: Prefixes | None,
+        strategies: Strategies,
     ) -> None:
         """Args:
         targets: task name to what its head predicts.
         train_set: gives the train set of a plan and a seed.
         prefixes: of the base, to share what lies below adapters; None to compute it each time.
+        strategies: Coral's own, and those of plugins that plans may name.
         """
         self._base = base
         self._prefixes = prefixes
@@ -96,6 +99,7 @@ class JobRunner:
         self._checkpoints = checkpoints
         self._train_set = train_set
         self._report = report
+        self._strategies = strategies
         self._layer_of = {module.name: module.layer for module in base.linear_modules}
 
     @contextmanager
@@ -107,6 +111,10 @@ class JobRunner:
                 were made.
         """
         train_set = self._train_set(job.plan, job.seed)
+        log.notes += [
+            f"{name}: {count} examples have their answers beyond sequence_len and are left out"
+            for name, count in train_set.beyond.items()
+        ]
         ends = [0, *ladder_steps(job.stages, len(train_set.index), job.plan.schedule.batch_size)]
         own = self._own(job, ends, log)
         # Lost parents are trained on this very base, so they come before the child's own adapter.
@@ -146,6 +154,8 @@ class JobRunner:
                 ),
                 logs=log.stages,
                 report=self._report,
+                strategies=self._strategies,
+                loss_weights=loss_weights_of(job.plan, train_set.index, self._strategies),
             )
             yield Begun(encoder, optimizer, course, restored=own is not None)
 
@@ -180,7 +190,7 @@ class JobRunner:
         try:
             found = self._read(job.resume_from)
             position = found.position
-            if position.plan != digest_of(job.plan):
+            if position.plan != training_digest(job.plan):
                 raise CheckpointError("the checkpoint is of another plan")
             if position.stage > job.stage or position.step != ends[position.stage + 1]:
                 raise CheckpointError("the checkpoint stands at no stage on the way")
@@ -222,7 +232,7 @@ class JobRunner:
             return transfer.inherit(fresh, parents[0])
         plan = job.plan.inheritance
         keys = [item.key for item in job.inherits]
-        rng = stream(job.seed, "layers", digest_of(job.plan), *keys)
+        rng = stream(job.seed, "layers", training_digest(job.plan), *keys)
         crossed = transfer.cross(
             fresh,
             *parents,
@@ -251,7 +261,7 @@ class JobRunner:
         line = [source.position for source in sources[: made.parents if made else 0]]
         stage = job.stage if job.derivation else job.entry - 1
         return Position(
-            plan=digest_of(job.plan),
+            plan=training_digest(job.plan),
             model=self._base.digest,
             heads=self._outputs,
             scaling=job.plan.adapter.scaling,

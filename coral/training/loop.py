@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import get_scheduler
@@ -15,7 +15,7 @@ from coral.plan import SchedulePlan, warmup_steps
 from coral.rng import derive_seed
 from coral.training.batches import Indices
 from coral.training.course import Course, Leg, StageLog
-from coral.training.data import on_device
+from coral.training.data import TrainSet, as_tokenized, on_device
 from coral.training.encoder import MAX_TORCH_SEED, MultiTaskEncoder
 from coral.training.failures import DivergedError
 
@@ -44,18 +44,11 @@ def learning_rate_factors(
     scheduler = get_scheduler(
         plan.scheduler,
         optimizer,
-        num_warmup_steps=warmup_steps(plan.warmup_ratio, horizon_steps),
+        num_warmup_steps=warmup_steps(plan, horizon_steps),
         num_training_steps=horizon_steps,
     )
     factor: Callable[[int], float] = scheduler.lr_lambdas[0]
     return factor
-
-
-def autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Return bfloat16 autocast on a GPU, and nothing on a CPU."""
-    if device.type == "cuda":
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    return nullcontext()
 
 
 def train_steps(
@@ -68,7 +61,7 @@ def train_steps(
     """
     job, log = course.job, leg.log
     plan = job.plan.schedule
-    device = next(encoder.heads.parameters()).device
+    device = encoder.base.device
     peaks = peak_learning_rates(plan)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     losses: list[Tensor] = []
@@ -107,31 +100,74 @@ def peak_learning_rates(plan: SchedulePlan) -> tuple[float, float]:
 def _accumulate(
     encoder: MultiTaskEncoder, course: Course, rows: Indices, device: torch.device, log: StageLog
 ) -> Tensor:
-    """Add the gradients of a batch's mean loss; return that loss.
+    """Add the gradients of a batch's loss; return that loss.
 
-    A batch is split into pieces of at most the job's ``micro_batch_size`` examples; the gradients
-    are those of the whole batch.
+    A task with a head has its examples' mean loss, a task whose answers are written that of its
+    trained tokens; tasks count by their shares of the examples. A batch is split into pieces of at
+    most the job's ``micro_batch_size`` examples; the gradients are those of the whole batch.
     """
     train_set = course.train_set
     size = course.job.micro_batch_size or len(rows)
+    shares = train_set.token_shares(rows)
     total = torch.zeros((), device=device)
     for start in range(0, len(rows), size):
         piece = rows[start : start + size]
-        tasks = train_set.index.task[piece]
-        with autocast(device):
-            vectors = encoder.encode_texts(train_set.texts, piece)
-        loss = total.new_zeros(())
+        weights = None
+        if course.loss_weights is not None:
+            weights = on_device(torch.from_numpy(course.loss_weights[piece]), device)
+        loss = _head_losses(encoder, train_set, piece, weights, device) / len(rows)
         for number, name in enumerate(train_set.index.tasks):
-            (members,) = (tasks == number).nonzero()
-            if len(members):
-                logits = encoder.heads[name](vectors[on_device(torch.from_numpy(members), device)])
-                labels = on_device(train_set.labels_of(number, piece[members]), device)
-                loss = loss + encoder.targets[name].losses(logits, labels).sum()
-        loss = loss / len(rows)
+            (members,) = (train_set.index.task[piece] == number).nonzero()
+            if name in shares and len(members):
+                with encoder.forward_scope():
+                    written = encoder.language_loss(
+                        as_tokenized(train_set.texts),
+                        piece[members],
+                        train_set.capacity[name],
+                        _of(weights, members, device),
+                    )
+                loss = loss + written * shares[name]
         loss.backward()
         total += loss.detach()
         log.count(train_set.index.length[piece], course.cost)
     return total
+
+
+def _head_losses(
+    encoder: MultiTaskEncoder,
+    train_set: TrainSet,
+    rows: Indices,
+    weights: Tensor | None,
+    device: torch.device,
+) -> Tensor:
+    """Return the summed loss of those examples whose tasks have heads.
+
+    Args:
+        weights: ``(rows,)``, of each example's loss; None for 1.
+    """
+    tasks = train_set.index.tasks
+    headed = [number for number, name in enumerate(tasks) if name not in train_set.capacity]
+    (places,) = np.isin(train_set.index.task[rows], headed).nonzero()
+    rows, weights = rows[places], _of(weights, places, device)
+    loss = torch.zeros((), device=device)
+    if not len(rows):
+        return loss
+    with encoder.forward_scope():
+        vectors = encoder.encode_texts(train_set.texts, rows)
+    for number in headed:
+        (members,) = (train_set.index.task[rows] == number).nonzero()
+        if len(members):
+            name = tasks[number]
+            logits = encoder.heads[name](vectors[on_device(torch.from_numpy(members), device)])
+            labels = on_device(train_set.labels_of(number, rows[members]), device)
+            losses = encoder.targets[name].losses(logits, labels)
+            own = _of(weights, members, device)
+            loss = loss + (losses if own is None else losses * own).sum()
+    return loss
+
+
+def _of(weights: Tensor | None, rows: Indices, device: torch.device) -> Tensor | None:
+    return None if weights is None else weights[on_device(torch.from_numpy(rows), device)]
 
 
 def _collect(losses: list[Tensor], norms: list[Tensor], log: StageLog) -> None:

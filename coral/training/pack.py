@@ -18,9 +18,9 @@ from coral.training.checkpoint import dump_tensors, moments_in
 from coral.training.course import Course, Leg
 from coral.training.data import (
     EvaluationSet,
-    ModelInputs,
     Padded,
     TokenizedTexts,
+    as_tokenized,
     batched_by_length,
     on_device,
     tokens_at_once,
@@ -32,7 +32,6 @@ from coral.training.job import Begun, JobLog
 from coral.training.loop import (
     CHECK_EVERY,
     REPORT_SECONDS,
-    autocast,
     dropout_seed,
     peak_learning_rates,
     require_finite,
@@ -195,7 +194,7 @@ class Pack:
     def predict(self, examples: EvaluationSet) -> list[dict[str, Predictions]]:
         """Return each member's predictions, as ``evaluation.predict`` does for one."""
         count = len(self._members)
-        texts, device = _tokenized(examples.texts), self._base.device
+        texts, device = as_tokenized(examples.texts), self._base.device
         batches = batched_by_length(texts.lengths, tokens_at_once(device))
         order = torch.from_numpy(np.argsort(np.concatenate(batches))).to(device)
         found: list[Tensor] = []
@@ -224,7 +223,7 @@ class Pack:
             assert member.leg is not None
             train_set, chosen = member.course.train_set, member.leg.batches[member.done]
             step = member.leg.log.first_step + member.done
-            inputs.append((_tokenized(train_set.texts), chosen))
+            inputs.append((as_tokenized(train_set.texts), chosen))
             generators.append(_generator(member, step, device))
             factor = member.course.factor(step)
             peaks = peak_learning_rates(member.job.plan.schedule)
@@ -249,6 +248,7 @@ class Pack:
         tasks = self._members[0].course.train_set.index.tasks
         places: list[list[Indices]] = [[] for _ in tasks]
         labels: list[list[Tensor]] = [[] for _ in tasks]
+        weights = np.ones(sum(rows.counts), dtype=np.float32)
         start = 0
         for member, count in zip(self._members, rows.counts, strict=True):
             assert member.leg is not None
@@ -258,6 +258,8 @@ class Pack:
                 (members,) = (own == number).nonzero()
                 places[number].append(start + members)
                 labels[number].append(train_set.labels_of(number, chosen[members]))
+            if member.course.loss_weights is not None:
+                weights[start : start + count] = member.course.loss_weights[chosen]
             start += count
         by_row = vectors.new_zeros(len(vectors))
         for task, where, encoded in zip(tasks, places, labels, strict=True):
@@ -266,6 +268,8 @@ class Pack:
                 logits = self._stacked.logits(task, vectors, rows)[at]
                 losses = self._targets[task].losses(logits, on_device(torch.cat(encoded), device))
                 by_row = by_row.index_add(0, at, losses)
+        if any(member.course.loss_weights is not None for member in self._members):
+            by_row = by_row * on_device(torch.from_numpy(weights), device)
         parts = by_row.split(list(rows.counts))
         return torch.stack([part.sum() / len(part) for part in parts])
 
@@ -294,7 +298,7 @@ class Pack:
         if len(below) == len(known):
             hidden = on_device(_filled_up(below, rows.longest), device).index_select(0, picked)
             entrance = entering(self._base.stack, self._entrance.cut, hidden)
-        with autocast(device), self._stacked.applied_to(rows), entrance:
+        with self._base.autocast(), self._stacked.applied_to(rows), entrance:
             found = self._base.model(**given.inputs()).last_hidden_state
         return pool(found.float(), given.mask, self._pooling)
 
@@ -317,11 +321,6 @@ class Pack:
             assert member.leg is not None
             member.leg.log.seconds += (now - since) * size / sum(sizes)
         return now
-
-
-def _tokenized(texts: ModelInputs) -> TokenizedTexts:
-    assert isinstance(texts, TokenizedTexts), "who makes other inputs trains alone"
-    return texts
 
 
 def _is_due(done: int, leg: Leg) -> bool:

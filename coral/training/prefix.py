@@ -234,13 +234,22 @@ class Entrance:
         return None if known is None else known.hidden(rows)
 
     @contextmanager
-    def used_for(self, texts: TokenizedTexts, rows: Indices) -> Iterator[None]:
-        """Let the base's forward passes over some texts begin here."""
+    def used_for(
+        self,
+        texts: TokenizedTexts,
+        rows: Indices,
+        arranged: Callable[[Tensor], Tensor] = lambda hidden: hidden,
+    ) -> Iterator[None]:
+        """Let the base's forward passes over some texts begin here.
+
+        Args:
+            arranged: brings what enters a layer, a text a row, into the rows of the pass.
+        """
         hidden = self.hidden(texts, rows)
         if hidden is None or self.prefixes is None:
             yield
             return
-        base = self.prefixes.base
+        base, hidden = self.prefixes.base, arranged(hidden)
         with entering(base.stack, self.cut, on_device(hidden, base.device)):
             yield
 

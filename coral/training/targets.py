@@ -11,11 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coral.plan import InferencePlan, confidence, decided
 from coral.ports import Problem, TaskData
-from coral.training.batches import Indices
-
-STRATA = 10
-"""Parts of equal size into which numbers are cut, where a part of them shall be like the whole."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +23,7 @@ class Target:
     whatever their unit is.
 
     Attributes:
-        outputs: of the head.
+        outputs: of the head; 0 for a task whose answers are written, which has none.
         center, spread: mean and standard deviation of each number in the train split; else empty.
     """
 
@@ -76,6 +73,8 @@ class Target:
         squared error. They are what transformers trains sequence classifiers on.
         """
         match self.problem:
+            case "causal_lm":
+                raise TypeError("answers have no head; their losses are those of their tokens")
             case "single_label":
                 return nn.functional.cross_entropy(logits, encoded, reduction="none")
             case "multi_label":
@@ -89,6 +88,8 @@ class Target:
         """Return what ``Task.score`` takes, of ``(..., outputs)`` logits."""
         exact = logits.double()
         match self.problem:
+            case "causal_lm":
+                raise TypeError("answers have no head; see evaluation.answer_statistics")
             case "single_label":
                 exact = exact.softmax(dim=-1)
             case "multi_label":
@@ -98,15 +99,26 @@ class Target:
         found: NDArray[np.float64] = exact.cpu().numpy()
         return found
 
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether predictions are probabilities, so that they can be more sure or less."""
+        return self.problem in ("single_label", "multi_label")
 
-def strata(problem: Problem, labels: NDArray[Any]) -> Indices:
-    """Return a number for each example; parts of the data hold equal shares of all of them."""
-    if problem == "multi_label":
-        _, found = np.unique(labels, axis=0, return_inverse=True)
-        return found.reshape(-1).astype(np.int64)
-    if problem == "regression":
-        order = np.argsort(labels[:, 0], kind="stable")
-        rank = np.empty(len(labels), dtype=np.int64)
-        rank[order] = np.arange(len(labels))
-        return rank * STRATA // len(labels)
-    return labels
+    def answers(self, plan: InferencePlan, predictions: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return predictions as a plan answers."""
+        if not self.has_probabilities:
+            return predictions
+        return decided(plan, predictions, exclusive=self.problem == "single_label")
+
+    def confidence(self, answers: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how sure each answer is, ``(n,)``."""
+        return confidence(answers, exclusive=self.problem == "single_label")
+
+    def hits(self, labels: NDArray[Any], answers: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return which answers are right, ``(n,)``: of several labels, with all of them."""
+        found: NDArray[np.bool_]
+        if self.problem == "single_label":
+            found = answers.argmax(axis=1) == labels
+        else:
+            found = ((answers >= 0.5) == (labels == 1)).all(axis=1)
+        return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -13,24 +14,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coral.capabilities import collating, proxies_at, proxies_of, viewed, views_of
 from coral.errors import TaskError
 from coral.fidelity import gradient_norm, loss_slope
-from coral.plan import TrainingPlan
+from coral.plan import SELECTIVE_METRICS, InferencePlan, TrainingPlan
 from coral.ports import (
     PLAIN,
     CheckpointStore,
-    CollatingTask,
+    Examples,
     Progress,
-    ProxiedTask,
+    Strategies,
     Survey,
-    Task,
     TaskSurvey,
     TrainingJob,
-    ViewedTask,
 )
-from coral.records import Cost, Curve, Outcome, TestScore
+from coral.records import Cost, Curve, Direction, Outcome, TestScore
+from coral.strategies import OWN
 from coral.training import export
 from coral.training.base import BaseModel
+from coral.training.causal import require_packing
 from coral.training.checkpoint import Position
 from coral.training.collated import collated_evaluation_set, collated_train_set
 from coral.training.course import StageLog
@@ -38,20 +40,26 @@ from coral.training.data import (
     EvaluationSet,
     LoadedTask,
     TrainSet,
-    as_viewed,
     build_evaluation_set,
     build_train_set,
     data_digest,
     evaluation_part,
 )
+from coral.training.encoder import MultiTaskEncoder
 from coral.training.evaluation import (
     Predictions,
+    answered,
     bootstrap,
     interval,
+    means_of,
+    named,
+    needed_confidence,
     predict,
+    require_finite,
     require_finite_predictions,
+    score_given,
+    score_proxies,
     score_task,
-    views_of,
     with_means,
 )
 from coral.training.failures import failure_of
@@ -85,18 +93,24 @@ class LoraTrainer:
         prefixes: Prefixes | None = None,
         slots: int | None = 1,
         remembered: Path | None = None,
+        strategies: Strategies = OWN,
+        *,
+        abstains: bool = False,
         processor: Any = None,
     ) -> None:
         """Args:
         prefixes: of the base, to share what lies below adapters; None to compute it each time.
         slots: most jobs that train side by side; None for what a short trial finds best.
         remembered: folder in which processes keep what such trials found.
+        strategies: Coral's own, and those of plugins that plans may name.
+        abstains: plans may leave examples without an answer, so all are scored for it.
         processor: of the base, for a task that makes the model's inputs itself. Its genomes
             share no prefixes and train one at a time.
 
         Raises:
             TaskError: such a task is not alone.
         """
+        self._abstains = abstains
         self._processor = processor
         self._collating = _collating_task(tasks)
         self._notes: tuple[str, ...] = ()
@@ -104,7 +118,8 @@ class LoraTrainer:
             if prefixes is not None or slots != 1:
                 self._notes = (NOTHING_SHARED,)
             prefixes, slots = None, 1
-        self._fixed_slots = slots
+        causal = {name for name, loaded in tasks.items() if loaded.data.causal is not None}
+        self._fixed_slots = 1 if causal else slots  # packs have no place for rows of tokens
         self._remembered = remembered
         self._base = base
         self._tasks = dict(tasks)
@@ -113,8 +128,12 @@ class LoraTrainer:
         self._train_sets: dict[tuple[int, int], TrainSet] = {}
         self._splits: dict[tuple[str, int, float, str], EvaluationSet] = {}
         self._targets = {name: loaded.target for name, loaded in tasks.items()}
+        if any(
+            loaded.data.causal and loaded.data.causal.sample_packing for loaded in tasks.values()
+        ):
+            require_packing(base.model)
         self._runner = JobRunner(
-            base, self._targets, checkpoints, self._train_set, report, prefixes
+            base, self._targets, checkpoints, self._train_set, report, prefixes, strategies
         )
 
     @cached_property
@@ -133,7 +152,7 @@ class LoraTrainer:
     def survey(self) -> Survey:
         """Return what the model and the data turned out to be."""
         longest = min(SURVEY_LENGTH, self._base.max_tokens or SURVEY_LENGTH)
-        lengths = self._split("validation", longest).texts.lengths
+        lengths = self._split("validation", longest).lengths
         return Survey(
             model_digest=self._base.digest,
             data_digest=data_digest(self._tasks),
@@ -142,7 +161,7 @@ class LoraTrainer:
             tasks=tuple(
                 TaskSurvey(
                     name=name,
-                    metrics=dict(loaded.task.metrics),
+                    metrics={**loaded.task.metrics, **self._selective(name)},
                     primary_metric=loaded.task.primary_metric,
                     label_names=loaded.data.label_names,
                     train_examples=len(loaded.data.train),
@@ -153,7 +172,11 @@ class LoraTrainer:
                     spread=self._targets[name].spread,
                     texts=2 if loaded.data.train.pairs else 1,
                     notes=(*loaded.data.notes, *self._notes),
-                    proxies=_proxies_of(loaded.task),
+                    proxies={
+                        proxy: told.stands_for
+                        for proxy, told in proxies_of(loaded.task).items()
+                        if told.stands_for
+                    },
                 )
                 for name, loaded in self._tasks.items()
             ),
@@ -219,7 +242,7 @@ class LoraTrainer:
 
     def _evaluated(self, members: Sequence[Member]) -> Iterator[Outcome]:
         """Evaluate members that are at their ends, those on the same texts in one pass."""
-        by_texts: dict[tuple[int, float], list[Member]] = {}
+        by_texts: dict[tuple[int, float, int], list[Member]] = {}
         for member in members:
             if member.failure is not None:
                 yield self._failed(member.job, member.log, member.failure)
@@ -228,6 +251,7 @@ class LoraTrainer:
             texts = (
                 job.plan.encoding.sequence_len,
                 job.stages[job.stage].evaluation_percentage,
+                job.stage,
             )
             by_texts.setdefault(texts, []).append(member)
         for texts, together in by_texts.items():
@@ -253,7 +277,7 @@ class LoraTrainer:
             return self._outcome(
                 member.job,
                 member.log,
-                metrics=self._metrics(predicted, examples.labels),
+                metrics=self._measured(member.job, predicted, examples.labels),
                 position=member.course.position,
                 last=member.last.log if member.last else StageLog(),
                 parameters=member.parameters,
@@ -267,15 +291,16 @@ class LoraTrainer:
         """Score trained jobs on the test split, each against the last one, the reference."""
         tasks = [loaded.task for loaded in self._tasks.values()]
         labels = {name: loaded.data.test.labels for name, loaded in self._tasks.items()}
-        predictions = []
+        answers, metrics = [], []
         for job in finalists:
             with self._runner.trained(job, JobLog()) as trained:
                 views = self._views("test", job.plan.encoding.sequence_len)
-                predictions.append(
-                    {view: predict(trained.encoder, seen) for view, seen in views.items()}
-                )
-        draws = bootstrap(tasks, labels, [by_view[PLAIN] for by_view in predictions], seed)
-        metrics = [self._metrics(prediction, labels) for prediction in predictions]
+                inference = job.plan.inference
+                by_view = self._answers(job.plan, _predicted(trained.encoder, views, inference))
+                answers.append(by_view[PLAIN])
+                needed = self._needed(job.plan, trained.encoder)
+            metrics.append(self._metrics(by_view, labels, needed))
+        draws = bootstrap(tasks, labels, answers, seed)
         return tuple(
             TestScore(
                 trial=job.trial,
@@ -292,7 +317,17 @@ class LoraTrainer:
     def export(self, finalist: TrainingJob, folder: Path, card: Mapping[str, Any]) -> None:
         """Write the trained adapter, its heads, the tokenizer and ``card`` into ``folder``."""
         with self._runner.trained(finalist, JobLog()) as trained:
-            export.write(folder, trained.encoder, self._base, card)
+            needed = self._needed(finalist.plan, trained.encoder)
+            causal = {name: loaded.data.causal for name, loaded in self._tasks.items()}
+            tasks = {}
+            for name, facts in card["tasks"].items():
+                settings = causal[name]
+                tasks[name] = {
+                    **facts,
+                    **({"needed_confidence": needed[name]} if name in needed else {}),
+                    **({"causal": asdict(settings)} if settings else {}),
+                }
+            export.write(folder, trained.encoder, self._base, {**card, "tasks": tasks})
         if self._processor is not None:
             self._processor.save_pretrained(str(folder))
 
@@ -303,9 +338,9 @@ class LoraTrainer:
             with self._runner.trained(job, log) as trained:
                 started = time.perf_counter()
                 share = job.stages[job.stage].evaluation_percentage
-                views = self._views("validation", job.plan.encoding.sequence_len, share)
-                predicted = {view: predict(trained.encoder, seen) for view, seen in views.items()}
-                metrics = self._metrics(predicted, views[PLAIN].labels)
+                views = self._views("validation", job.plan.encoding.sequence_len, share, job.stage)
+                predicted = _predicted(trained.encoder, views, job.plan.inference)
+                metrics = self._measured(job, predicted, views[PLAIN].labels)
                 return self._outcome(
                     job,
                     log,
@@ -366,19 +401,67 @@ class LoraTrainer:
             peak_memory_bytes=peak_bytes(self._base.device),
         )
 
-    def _metrics(self, predictions: Viewed, labels: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-        """Score predictions; what a plugin raises becomes a ``TaskError`` with its traceback."""
+    def _measured(
+        self, job: TrainingJob, predictions: Viewed, labels: Mapping[str, NDArray[Any]]
+    ) -> dict[str, float]:
+        """Return the metrics of what a plan answers to validation examples, and the proxies.
+
+        These examples also say how sure an answer must be to be given.
+
+        Raises:
+            TaskError: a plugin raised, or a value is not finite.
+        """
+        answers = self._answers(job.plan, predictions)
+        needed = needed_confidence(job.plan.inference, answers[PLAIN], self._targets)
+        metrics = self._metrics(answers, labels, needed)
+        proxies: dict[str, float] = {}
+        for name, loaded in self._tasks.items():
+            own = {m: value for m, value in metrics.items() if m.startswith(f"{name}.")}
+            require_finite(loaded, "score()", own)
+            proxies |= score_proxies(loaded, labels[name], _of_task(answers, name), job.stage)
+        names = {
+            name: list(proxies_at(loaded.task, job.stage)) for name, loaded in self._tasks.items()
+        }
+        return {**metrics, **proxies, **means_of(proxies, names)}
+
+    def _answers(self, plan: TrainingPlan, predictions: Viewed) -> Viewed:
+        """Return predictions of every view as a plan answers."""
+        return {
+            view: answered(plan.inference, by_task, self._targets)
+            for view, by_task in predictions.items()
+        }
+
+    def _needed(self, plan: TrainingPlan, encoder: MultiTaskEncoder) -> dict[str, float]:
+        """Return by task how sure an answer must be; nothing if the plan always answers."""
+        if not plan.inference.abstention:
+            return {}
+        examples = self._split("validation", plan.encoding.sequence_len)
+        answers = answered(
+            plan.inference, predict(encoder, examples, plan.inference), self._targets
+        )
+        return needed_confidence(plan.inference, answers, self._targets)
+
+    def _selective(self, task: str) -> Mapping[str, Direction]:
+        """Return what a task has besides its own metrics."""
+        able = self._abstains and self._targets[task].has_probabilities
+        return SELECTIVE_METRICS if able else {}
+
+    def _metrics(
+        self, answers: Viewed, labels: Mapping[str, NDArray[Any]], needed: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Score answers; what a plugin raises becomes a ``TaskError`` with its traceback."""
         metrics: dict[str, float] = {}
         for name, loaded in self._tasks.items():
-            try:
-                viewed = {view: predictions[view][name] for view in views_of(loaded.task)}
-                plain = predictions[PLAIN][name]
-                metrics |= score_task(loaded.task, labels[name], plain, viewed)
-            except TaskError:
-                raise
-            except Exception as error:
-                raise TaskError(f"task {name} raised in score(): {error!r}") from error
-        return with_means(metrics, [loaded.task for loaded in self._tasks.values()])
+            own = _of_task(answers, name)
+            with named(loaded, "score()"):
+                metrics |= score_task(loaded.task, labels[name], own)
+            if self._selective(name):
+                given = score_given(
+                    self._targets[name], labels[name], own[PLAIN], needed.get(name, 0.0)
+                )
+                metrics |= {f"{name}.{metric}": value for metric, value in given.items()}
+        more = set(SELECTIVE_METRICS) if all(map(self._selective, self._tasks)) else set()
+        return with_means(metrics, [loaded.task for loaded in self._tasks.values()], more)
 
     def _train_set(self, plan: TrainingPlan, seed: int) -> TrainSet:
         key = (plan.encoding.sequence_len, seed)
@@ -391,14 +474,28 @@ class LoraTrainer:
         return self._train_sets[key]
 
     def _views(
-        self, split: str, sequence_len: int, percentage: float = 100
+        self, split: str, sequence_len: int, percentage: float = 100, stage: int | None = None
     ) -> dict[str, EvaluationSet]:
-        """Return a split by the views that the tasks' metrics need, the plain one among them."""
-        needed = (view for loaded in self._tasks.values() for view in views_of(loaded.task))
+        """Return a split by the views that are needed, the plain one among them.
+
+        Args:
+            stage: index of the one whose proxies are needed besides metrics.
+        """
+        needed = (view for loaded in self._tasks.values() for view in views_of(loaded.task, stage))
         return {
             view: self._split(split, sequence_len, percentage, view)
             for view in dict.fromkeys((PLAIN, *needed))
         }
+
+    def _viewed(self, task: str, part: Examples, view: str) -> Examples:
+        """Return examples of a task as its view shows them."""
+        with named(self._tasks[task], "view()"):
+            return viewed(self._tasks[task].task, part, view)
+
+    def _views_of(self, task: str) -> set[str]:
+        """Return every view that a task is ever predicted on, but the plain one."""
+        own = self._tasks[task].task
+        return {*views_of(own), *(proxy.view for proxy in proxies_of(own).values())} - {PLAIN}
 
     def _split(
         self, split: str, sequence_len: int, percentage: float = 100, view: str = PLAIN
@@ -412,12 +509,12 @@ class LoraTrainer:
             }
             if view != PLAIN:
                 parts = {
-                    name: as_viewed(task, part, view)
+                    name: self._viewed(name, part, view)
                     for name, part in parts.items()
-                    if isinstance(task := self._tasks[name].task, ViewedTask) and view in task.views
+                    if view in self._views_of(name)
                 }
             self._splits[key] = (
-                build_evaluation_set(parts, self._base.tokenizer, sequence_len)
+                build_evaluation_set(parts, self._base.tokenizer, sequence_len, self._tasks)
                 if self._collating is None
                 else collated_evaluation_set(
                     self._collating, parts[self._collating.name], self._processor, sequence_len
@@ -428,7 +525,7 @@ class LoraTrainer:
 
 def _collating_task(tasks: Mapping[str, LoadedTask]) -> LoadedTask | None:
     """Return the task that makes the model's inputs itself; None if all have plain texts."""
-    found = next((t for t in tasks.values() if isinstance(t.task, CollatingTask)), None)
+    found = next((t for t in tasks.values() if collating(t.task) is not None), None)
     if found is not None and len(tasks) > 1:
         raise TaskError(
             f"task {found.name} makes the model's inputs itself, so it must be the only one of its"
@@ -437,8 +534,15 @@ def _collating_task(tasks: Mapping[str, LoadedTask]) -> LoadedTask | None:
     return found
 
 
-def _proxies_of(task: Task) -> dict[str, str]:
-    return dict(task.proxies) if isinstance(task, ProxiedTask) else {}
+def _predicted(
+    encoder: MultiTaskEncoder, views: Mapping[str, EvaluationSet], inference: InferencePlan
+) -> Viewed:
+    return {view: predict(encoder, examples, inference) for view, examples in views.items()}
+
+
+def _of_task(answers: Viewed, task: str) -> dict[str, Predictions]:
+    """Return one task's answers by view, of the views that it has."""
+    return {view: by_task[task] for view, by_task in answers.items() if task in by_task}
 
 
 def _cost(logs: Sequence[StageLog], evaluation_seconds: float = 0.0) -> Cost:

@@ -6,16 +6,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coral.errors import TaskError
-from coral.ports import DataContext, Examples, TaskData
+from coral.ports import DataContext, Examples, Proxy, TaskData
 from coral.records import Direction
-from coral.tasks import PERTURBED, TEXT_ONLY, ClassificationScoring, perturbed
+from coral.tasks import PERTURBED, TEXT_ONLY, ClassificationScoring, macro_auroc, perturbed
 from coral.tasks.columns import LABEL_NAMES, label_columns, one_column, text_columns, texts_in
 from coral.tasks.labels import classes_in
 from coral.tasks.reading import Rows, read
@@ -37,9 +36,10 @@ METRICS = (
     "macro_f1",
     "log_loss",
     "robust_auroc",
-    "text_only_auroc",
     "cross_modal_gain",
 )
+CHEAP = "text_only_auroc"
+"""Name of the proxy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,8 @@ class FakeNews:
         group: column whose rows stay in one split; None keeps those of one image together.
         validation_share, test_share: of the rows, where the data has no such split.
         split_seed: of the splits that are made.
+        proxy_stage: index of the stage at which ``text_only_auroc`` is computed, if it is none of
+            the metrics.
         metrics: names of those that it is scored by, the primary one first; then each metric's
             better direction.
     """
@@ -79,6 +81,7 @@ class FakeNews:
     validation_share: float = 0.1
     test_share: float = 0.1
     split_seed: int = 0
+    proxy_stage: int = 0
     metrics: Sequence[str] | Mapping[str, Direction] = METRICS
     _scoring: ClassificationScoring = field(init=False, repr=False)
 
@@ -102,12 +105,12 @@ class FakeNews:
         return self._scoring.views
 
     @property
-    def proxies(self) -> Mapping[str, str]:
-        """What is cheap to know without images, and what it stands for."""
-        known = {"text_only_auroc": "auroc"}
-        return MappingProxyType(
-            {cheap: full for cheap, full in known.items() if {cheap, full} <= set(self.metrics)}
-        )
+    def proxies(self) -> Mapping[str, Proxy]:
+        """What is cheap to know without images; none where it is a metric of every stage."""
+        if CHEAP in self.metrics or "auroc" not in self.metrics:
+            return {}
+        proxy = Proxy(score=macro_auroc, stage=self.proxy_stage, view=TEXT_ONLY, stands_for="auroc")
+        return {CHEAP: proxy}
 
     def load(self, context: DataContext) -> TaskData:
         """Return the data's own splits, and those that are missing made of the train split.
@@ -169,10 +172,11 @@ class FakeNews:
     ) -> Mapping[str, float]:
         return self._scoring.score_views(labels, predictions)
 
-    def strata(self, examples: Examples) -> NDArray[np.int64]:
-        """Return which class an example is of, and whether it has an image, as one number."""
-        pictured = [picture is not None for picture in examples.inputs[IMAGE]]
-        return 2 * examples.labels + np.array(pictured, dtype=np.int64)
+    def domains(self, examples: Examples) -> tuple[str, ...]:
+        """Return which examples have an image."""
+        return tuple(
+            "text" if picture is None else "text and image" for picture in examples.inputs[IMAGE]
+        )
 
     def lengths(self, examples: Examples, processor: Any, sequence_len: int) -> NDArray[np.int64]:
         """Return the tokens of each example, those of its image included."""

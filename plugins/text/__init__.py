@@ -2,6 +2,7 @@
 
 from functools import partial
 
+from .sft import FineTuning
 from .suggesting import suggest
 from .task import TextTask
 
@@ -10,6 +11,7 @@ TASKS = {
     "text-pair-classification": partial(TextTask, "pair-classification"),
     "multilabel-classification": partial(TextTask, "multilabel"),
     "regression": partial(TextTask, "regression"),
+    "sft": FineTuning,
 }
 
 __all__ = ["TASKS", "suggest"]

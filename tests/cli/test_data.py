@@ -60,7 +60,9 @@ def test_plugins_are_listed_with_what_they_provide_and_the_broken_ones(project: 
     told = invoke("plugins")
     assert f"toy  colours\n    {project}/plugins/toy" in told
     assert "broken  broken: ModuleNotFoundError" in told
-    assert "text  multilabel-classification, regression, text-classification, text-pair" in told
+    assert (
+        "text  multilabel-classification, regression, sft, text-classification, text-pair" in told
+    )
     listed = {plugin["name"]: plugin for plugin in json.loads(invoke("plugins", "--json"))}
     assert listed["docstrings"]["tasks"] == ["docstring_kind", "docstring_library"]
     assert listed["toy"]["error"] is None

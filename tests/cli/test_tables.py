@@ -171,7 +171,7 @@ def test_what_was_made_without_training_is_marked_on_the_front() -> None:
 )
 def test_a_trials_origin_is_told_in_words(row: dict[str, Any], told: str) -> None:
     blank = {"parents": [], "inherits": [], "derivation": None, "retained_energy": None}
-    assert origin({**blank, **row}) == told
+    assert origin({**blank, "shares": None, **row}) == told
 
 
 def test_the_warm_start_gap_is_told_for_each_stage_that_knows_it() -> None:

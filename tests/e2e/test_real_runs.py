@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.thrifty import THRIFTY
 from tests.tiny import write_project
 
 ROOT = Path(__file__).parents[2]
@@ -230,6 +231,35 @@ def test_packs_do_not_make_results_depend_on_worker_count(project: Path) -> None
         done = coral(project, "evolve", "toy.yaml", *packed, cache=f"cache-{run}")
         assert done.returncode == 0, done.stderr
     assert trials(project, "packed-1") == trials(project, "packed-2")
+
+
+def test_strategies_of_a_plugin_reach_the_workers(project: Path) -> None:
+    """By name: worker processes find the plugin themselves."""
+    result = coral(
+        project,
+        "evolve",
+        "toy.yaml",
+        "--plugins",
+        str(THRIFTY),
+        "output_dir=thrifty",
+        "training.curriculum.kind=hard_first",
+        "training.sampling.kind=long_texts_often",
+        "training.loss.weighting=rare_and_long",
+        "evolution.selection=youngest",
+        "objectives=[auroc_per_million, auroc]",
+        "evolution.population_size=2",
+        "soup.candidates=0",
+        "squeeze.sources=0",
+        "confirm.top_k=0",
+        "execution.workers=1",
+        "execution.pack=2",
+    )
+    assert result.returncode == 0, result.stderr
+    told = decisions(project, "thrifty")
+    assert not [verdict for _, verdict, _ in told if verdict["status"] == "failed"]
+    metrics = [outcome[1] for _, _, outcomes in told for outcome in outcomes]
+    assert all("auroc_per_million" in each for each in metrics)
+    assert max(each["auroc"] for each in metrics) > 0.7
 
 
 def test_a_second_process_on_a_run_is_refused_with_exit_code_4(project: Path) -> None:

@@ -25,6 +25,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_plugins_configs_types_and_licence(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert "coral/bundled/plugins/docstrings/__init__.py" in names
+    assert "coral/templates/plugin/task.txt" in names
     assert "coral/bundled/config/quickstart.yaml" in names
     assert "coral/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)

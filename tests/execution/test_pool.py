@@ -88,6 +88,8 @@ def test_one_trials_failure_is_an_outcome_and_spares_the_others(
     assert "SIGKILL" in always.failure.message
     assert hung.failure is not None
     assert "trial_timeout_seconds = 1 " in hung.failure.message
+    assert "; it stood in " in hung.failure.message
+    assert "trainers.py" in hung.failure.traceback
     assert raised.failure is not None
     assert "raise RuntimeError(value)\nRuntimeError: no such column" in raised.failure.traceback
     assert oom.attempts == 3

@@ -107,19 +107,43 @@ def test_canonical_json_has_sorted_keys_and_no_spaces() -> None:
     assert json.loads(as_canonical_json(TrainingPlan()))["adapter"]["rank"] == 16
 
 
-def test_a_part_that_joined_later_leaves_the_digests_of_plans_without_it_alone() -> None:
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("inheritance.mixing", 0.75),
+        ("sampling.kind", "balanced"),
+        ("loss.weighting", "inverse_frequency"),
+    ],
+)
+def test_a_part_that_joined_later_leaves_the_digests_of_plans_without_it_alone(
+    path: str, value: object
+) -> None:
     plan = TrainingPlan()
-    assert "inheritance" not in as_canonical_json(plan)
-    mixed = with_values(plan, {"inheritance.mixing": 0.75})
-    assert '"mixing":0.75' in as_canonical_json(mixed)
-    assert digest_of(mixed) != digest_of(plan)
+    part, _, name = path.partition(".")
+    assert f'"{part}"' not in as_canonical_json(plan)
+    changed = with_values(plan, {path: value})
+    assert f'"{name}":{json.dumps(value)}' in as_canonical_json(changed)
+    assert digest_of(changed) != digest_of(plan)
+
+
+def test_the_default_plan_has_the_digest_that_it_always_had() -> None:
+    assert digest_of(TrainingPlan()) == (
+        "bcf238e89231261b85a5c948838a2544f98e96602cc6a0e5073b4edfd7ee2e54"
+    )
 
 
 def test_canonical_json_of_a_record_is_that_of_its_fields_as_dicts() -> None:
     values = {"tasks.weights": {"b": 0.75, "a": 0.25}, "inheritance.mixing": 0.75}
-    plan = with_values(TrainingPlan(), values)
+    values |= {"sampling.strength": 0.5, "loss.strength": 0.5, "inference.top_p": 0.9}
+    plan = with_values(TrainingPlan(), {**values, "schedule.warmup_steps": 5})
     assert as_canonical_json(plan) == as_canonical_json(asdict(plan))
     assert as_canonical_json({"plans": [plan]}) == as_canonical_json({"plans": [asdict(plan)]})
+
+
+def test_a_field_that_joined_later_leaves_the_digests_of_plans_without_it_alone() -> None:
+    plan = TrainingPlan()
+    assert "warmup_steps" not in as_canonical_json(plan)
+    assert '"warmup_steps":5' in as_canonical_json(with_values(plan, {"schedule.warmup_steps": 5}))
 
 
 @pytest.mark.parametrize("value", [object(), TrainingPlan, {1, 2}])

@@ -5,13 +5,15 @@ import importlib
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
+from coral.compose import Source
+from coral.compose import load as load_config
 from coral.errors import TaskError
-from coral.ports import DataContext, Task, TaskData
+from coral.ports import DataContext, TaskData
 from coral.tasks import Registry, discover
 from coral.testing import TaskConformance
 
@@ -61,16 +63,30 @@ def load(registry: Registry, context: DataContext, task: str, **options: Any) ->
 
 
 class TestDocstringLibrary(TaskConformance):
-    @pytest.fixture
-    def task(self, registry: Registry) -> Task:
-        return registry.build("docstring_library", {"libraries": ["rich", "accelerate"]})
+    name = "docstring_library"
+    options: ClassVar[dict[str, Any]] = {"libraries": ["rich", "accelerate"]}
 
 
 class TestDocstringKind(TaskConformance):
-    @pytest.fixture
-    def task(self, registry: Registry) -> Task:
-        options = {"libraries": ["datasets"], "train_examples": 100, "validation_examples": 40}
-        return registry.build("docstring_kind", options)
+    name = "docstring_kind"
+    options: ClassVar[dict[str, Any]] = {
+        "libraries": ["datasets"],
+        "train_examples": 100,
+        "validation_examples": 40,
+    }
+
+
+def test_without_a_search_space_both_tasks_search_what_is_worth_it_on_docstrings(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "config.yaml"
+    tasks = "tasks: [docstring_kind, docstring_library]"
+    config.write_text(f"base_model: org/encoder\n{tasks}\n")
+    spec = load_config(Source(path=config), {}).spec
+    genes = {gene.path: gene for gene in spec.space.genes}
+    assert genes["schedule.learning_rate"].low == 5e-4
+    assert genes["adapter.layers"].options == ("all", "top-3", "top-2", "top-1")
+    assert spec.simulation.profile == "minilm-docstrings"
 
 
 def test_by_default_sixteen_libraries_are_told_apart(registry: Registry) -> None:

@@ -1,4 +1,4 @@
-"""Real or fake by text and image: reading, bad images, strata, and model inputs."""
+"""Real or fake by text and image: reading, bad images, domains, and model inputs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,10 @@ pytest.importorskip("PIL")
 
 from PIL import Image
 
+from coral.capabilities import collating, proxies_at, views_of
 from coral.errors import TaskError
-from coral.ports import (
-    CollatingTask,
-    DataContext,
-    Examples,
-    ProxiedTask,
-    StratifiedTask,
-    Task,
-    TaskData,
-    ViewedTask,
-)
-from coral.tasks import discover
+from coral.ports import DataContext, Examples, HasDomains, TaskData
+from coral.tasks import TEXT_ONLY, discover
 from coral.testing import TaskConformance
 from tests.training.vision_models import IMAGE_TOKENS, build_processor, write_news
 
@@ -75,18 +67,29 @@ def splits(data: TaskData) -> tuple[Examples, Examples, Examples]:
 
 class TestConformance(TaskConformance):
     @pytest.fixture
-    def task(self, news: Path) -> Task:
-        task: Task = build(news)
-        return task
+    def task(self, news: Path) -> Any:
+        return build(news)
 
 
 def test_it_has_what_tasks_on_images_need(news: Path) -> None:
     task = build(news)
-    for capability in (ViewedTask, ProxiedTask, StratifiedTask, CollatingTask):
-        assert isinstance(task, capability)
+    assert isinstance(task, HasDomains)
+    assert collating(task) is task
     assert task.primary_metric == "auroc"
-    assert task.proxies == {"text_only_auroc": "auroc"}
-    assert build(news, metrics=["auroc", "ece"]).proxies == {}
+
+
+def test_what_texts_alone_tell_is_a_proxy_of_the_stage_that_is_asked_for(news: Path) -> None:
+    task = build(news, metrics=["auroc", "ece"], proxy_stage=1)
+    (proxy,) = proxies_at(task, 1).values()
+    assert (proxy.view, proxy.stands_for) == (TEXT_ONLY, "auroc")
+    assert [views_of(task, stage) for stage in (None, 0, 1, 2)] == [(), (), (TEXT_ONLY,), ()]
+
+
+@pytest.mark.parametrize("metrics", [["auroc", "text_only_auroc"], ["ece"]])
+def test_it_is_no_proxy_where_it_is_a_metric_or_foretells_none(
+    news: Path, metrics: list[str]
+) -> None:
+    assert build(news, metrics=metrics).proxies == {}
 
 
 def test_fake_is_the_positive_class_whatever_the_data_call_it(
@@ -235,14 +238,13 @@ class TestModelInputs:
         assert processor.tokenizer.image_token_id not in made["input_ids"]
 
 
-def test_strata_are_classes_with_and_without_image(news: Path, load: Load) -> None:
+def test_domains_are_texts_with_and_without_image(news: Path, load: Load) -> None:
     train = load(news).train
-    strata = build(news).strata(train)
-    for label, pictured, stratum in zip(
-        train.labels, (p is not None for p in train.inputs["image"]), strata, strict=True
-    ):
-        assert stratum == 2 * label + pictured
-    assert len(np.unique(strata)) == 4
+    domains = build(news).domains(train)
+    assert [name == "text and image" for name in domains] == [
+        picture is not None for picture in train.inputs["image"]
+    ]
+    assert len(set(domains)) == 2
 
 
 def test_views_change_texts_or_images_and_nothing_else(news: Path, load: Load) -> None:

@@ -237,7 +237,7 @@ class TestBadInput:
     def test_columns_that_can_not_be_guessed(self, tmp_path: Path, load: Load) -> None:
         rows = [{"text": "a", "body": "b", "label": 1}]
         assert "could be text or body" in self.refused(load, write_csv(tmp_path / "r.csv", rows))
-        rows = [{"text": "a", "n": 1}]
+        rows = [{"text": "a", "n": 1, "m": 2}]
         message = self.refused(load, write_csv(tmp_path / "q.csv", rows))
         assert "label column can't be guessed" in message
 
@@ -410,3 +410,25 @@ def test_what_data_are_for_is_told_by_their_columns(
     path = str(write_lines(tmp_path / "data.jsonl", rows))
     found = discover().suggest(path, DataContext(cache_dir=tmp_path / "cache"))
     assert found == (kind, {"path": path, **options})
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"text": "said", "label": "mood"}, "text-classification"),
+        ({"text": ["said", "asked"], "label": "mood"}, "text-pair-classification"),
+        ({"text": "said", "label": ["loud", "rude"]}, "multilabel-classification"),
+        ({"text": "said", "label": "hours"}, "regression"),
+    ],
+)
+def test_columns_that_are_given_need_no_guess(
+    tmp_path: Path, options: dict[str, Any], kind: str
+) -> None:
+    rows = [
+        {"said": f"a {i}", "asked": f"b {i}", "mood": CLASSES[i % 3], "hours": i / 4}
+        | {"loud": i % 2, "rude": 0}
+        for i in range(60)
+    ]
+    path = str(write_lines(tmp_path / "data.jsonl", rows))
+    context = DataContext(cache_dir=tmp_path / "cache")
+    assert discover().suggest(path, context, options) == (kind, {"path": path, **options})

@@ -361,3 +361,22 @@ def test_the_card_of_a_child_tells_its_inheritance(survey: Survey) -> None:
     assert [item["trial"] for item in lineage["inherits"]] == [1, 0]
     assert lineage["retained_energy"] == 0.99
     assert lineage["derivation"]["kind"] == "soup"
+
+
+def test_the_card_of_a_rematch_tells_of_its_weights_though_the_trial_of_the_search_failed(
+    survey: Survey,
+) -> None:
+    state = state_of(rematched(), WARM)
+    assert state.confirmation is not None
+    winner = next(c for c in state.confirmation.contestants if c.kind == "long default")
+    winner = replace(winner, metrics={**winner.metrics, "trainable_parameters": 96.0})
+    confirmation = replace(
+        state.confirmation, contestants=(winner,), scores=state.confirmation.scores[:1]
+    )
+    failed = replace(state.trials[winner.trial], outcomes=())
+    card = adapter_card(
+        failed, replace(state, confirmation=confirmation), WARM, survey, "0.1.0", winner
+    )
+    assert card["stage"] == WARM.training_stages[-1].name
+    assert card["trainable_parameters"] == 96
+    assert card["metrics"]["validation"] == winner.metrics

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from coral.errors import ConfigError, Fault
-from coral.ports import LinearModule, Survey, TaskSurvey
+from coral.ports import LinearModule, Problem, Survey, TaskSurvey
 from coral.spec import check_survey
 from tests.spec.configs import Load, faults_of, only
 
@@ -42,6 +42,17 @@ REMEDY = (
     "The model has 3 layers (0-2) with attention.query, attention.value, output.dense;"
     " outside of them pooler.projection. `all-linear` takes every one in the layers."
 )
+
+
+def test_lengths_are_not_searched_where_answers_are_written(load: Load) -> None:
+    [task] = SURVEY.tasks
+    written = replace(SURVEY, tasks=(replace(task, problem="causal_lm", label_names=()),))
+    config = load("search_space: {sequence_len: [16, 32]}\n")
+    fault = only(faults_of(lambda: check_survey(config, written)))
+    assert fault.key == "search_space.sequence_len"
+    assert "sequence_len must be one for all genomes" in fault.rule
+    assert check_survey(config, SURVEY) is None
+    assert check_survey(load("training: {sequence_len: 16}\n"), written) is None
 
 
 def _faults(load: Load, body: str, **overrides: str) -> tuple[Fault, ...]:
@@ -164,3 +175,59 @@ def test_texts_longer_than_the_models_positions_are_a_fault(
         key,
         "sequence_len must be <= 64, the positions of this model, got 128.",
     )
+
+
+def with_tasks(problem: Problem, *label_names: str) -> Survey:
+    [task] = SURVEY.tasks
+    return replace(SURVEY, tasks=(replace(task, problem=problem, label_names=label_names),))
+
+
+@pytest.mark.parametrize(
+    ("body", "survey"),
+    [
+        ("search_space: {inference.threshold: {low: 0.2, high: 0.8}}\n", SURVEY),
+        (
+            "training: {inference: {threshold: 0.3, abstention: 0.1}}\n",
+            with_tasks("multi_label", *"abc"),
+        ),
+        ("training: {inference.temperature: 2.0}\n", with_tasks("regression", "score")),
+        ("mode: simulate\ntraining: {inference.threshold: 0.3}\n", with_tasks("regression", "a")),
+    ],
+)
+def test_what_is_made_of_outputs_that_the_tasks_have_passes(
+    load: Load, body: str, survey: Survey
+) -> None:
+    check_survey(load(body), survey)
+
+
+@pytest.mark.parametrize(
+    ("body", "key", "survey", "told"),
+    [
+        (
+            "search_space:\n  inference: {threshold: {low: 0.2, high: 0.8}}\n",
+            "search_space.inference.threshold",
+            with_tasks("single_label", *"abc"),
+            "origin (3 classes)",
+        ),
+        (
+            "training: {inference.threshold: 0.3}\n",
+            "training.inference.threshold",
+            with_tasks("regression", "score"),
+            "origin (numbers)",
+        ),
+        (
+            "search_space: {inference.abstention: {low: 0.0, high: 0.3}}\n",
+            "search_space.inference.abstention",
+            with_tasks("regression", "score"),
+            "origin (numbers)",
+        ),
+    ],
+)
+def test_a_gene_that_no_task_can_feel_is_a_fault(
+    load: Load, body: str, key: str, survey: Survey, told: str
+) -> None:
+    config = load(body)
+    fault = only(faults_of(lambda: check_survey(config, survey)))
+    assert fault.key == key
+    assert fault.rule.startswith("only has an effect on")
+    assert fault.remedy == f"Remove it; the tasks are {told}."

@@ -23,6 +23,7 @@ SPELLINGS: list[tuple[str, str, Any]] = [
     ("learning_rate: 1", "schedule.learning_rate", 1.0),
     ("lr_scheduler: linear", "schedule.scheduler", "linear"),
     ("warmup_ratio: 0.05", "schedule.warmup_ratio", 0.05),
+    ("warmup_steps: 10", "schedule.warmup_steps", 10),
     ("weight_decay: 0", "schedule.weight_decay", 0.0),
     ("max_grad_norm: 0.5", "schedule.gradient_clip", 0.5),
     ("sequence_len: 128", "encoding.sequence_len", 128),
@@ -227,3 +228,11 @@ def test_an_axolotl_config_reads_as_it_is(load: Load) -> None:
 def test_a_number_in_quotes_stays_a_text(load: Load, faults: Faults) -> None:
     assert load("output_dir: '1e5'\n").spec.output_dir == "1e5"
     assert 'got "2e-4"' in only(faults("learning_rate: '2e-4'\n")).rule
+
+
+def test_warm_up_in_steps_leaves_no_share_to_search(load: Load, faults: Faults) -> None:
+    genes = {gene.path for gene in load("warmup_steps: 10\n").spec.space.genes}
+    assert "schedule.warmup_ratio" not in genes
+    fault = only(faults("warmup_steps: 10\nsearch_space: {warmup_ratio: {low: 0.0, high: 0.2}}\n"))
+    assert fault.key == "search_space.warmup_ratio"
+    assert "schedule.warmup_steps is 0, got 10" in fault.rule

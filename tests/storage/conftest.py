@@ -31,6 +31,7 @@ from coral.records import (
     Legacy,
     Lineage,
     Outcome,
+    ParentsSelected,
     RunConfirmed,
     StageFinished,
     TestScore,
@@ -121,6 +122,7 @@ def events() -> tuple[Event, ...]:
                 ),
             ),
         ),
+        ParentsSelected(generation=0, parents=(1, 0)),
         StageFinished(trial=0, outcome=Outcome(key="e", stage=1)),
         RunConfirmed(
             champion=0,

@@ -267,10 +267,12 @@ class TestSuggestions:
     CONTEXT = DataContext(cache_dir=Path("unused"))
 
     def looking(self, found: dict[str, str] | str) -> Plugin:
-        def suggest(data: str, context: DataContext) -> tuple[str, dict[str, str]]:
+        def suggest(
+            data: str, context: DataContext, options: Mapping[str, Any]
+        ) -> tuple[str, dict[str, Any]]:
             if isinstance(found, str):
                 raise TaskError(found)
-            return "able", {"path": data, **found}
+            return "able", {"path": data, **found, **options}
 
         return Plugin(name="looking", origin="here", suggest=suggest)
 
@@ -278,6 +280,8 @@ class TestSuggestions:
         one, two = self.looking("no texts"), self.looking({"text": "t"})
         able = Registry(plugins=(*registry_of(plain=object).plugins, one, two))
         assert able.suggest("d.csv", self.CONTEXT) == ("able", {"path": "d.csv", "text": "t"})
+        given = able.suggest("d.csv", self.CONTEXT, {"text": "said"})
+        assert given == ("able", {"path": "d.csv", "text": "said"})
 
     def test_where_none_does_the_first_says_why(self) -> None:
         blind = Registry(plugins=(self.looking("no texts"), self.looking("no images")))

@@ -9,8 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coral.errors import StrategyError
 from coral.fidelity.stages import Stage, ladder_steps
-from coral.plan import TrainingPlan, difficulty_limit, with_values
+from coral.plan import (
+    CURRICULA,
+    SAMPLERS,
+    CurriculumPlan,
+    SamplingPlan,
+    TaskRows,
+    TrainingPlan,
+    difficulty_limit,
+    with_values,
+)
+from coral.ports import Strategies
 from coral.rng import stream
 from coral.training.batches import (
     BUCKET_WINDOW,
@@ -18,7 +29,9 @@ from coral.training.batches import (
     build_index,
     examples_by_task,
     fraction,
+    loss_weights_of,
     stage_batches,
+    strata,
 )
 
 LADDER = (
@@ -249,6 +262,173 @@ def test_difficulty_is_the_rank_of_the_length_within_the_task() -> None:
     assert index.difficulty.tolist() == pytest.approx([0.75, 0.25, 1.0, 0.5, 1.0, 0.5])
 
 
+ONCE = (Stage(name="only", epoch_budget=1, data_percentage=100, survival_rate=1),)
+LONG = (Stage(name="only", epoch_budget=20, data_percentage=100, survival_rate=1),)
+
+
+def skewed(*counts: int) -> TrainIndex:
+    """A task with so many examples of each class, in random order."""
+    labels = stream(0, "skewed").permutation(np.repeat(np.arange(len(counts)), counts))
+    lengths = stream(0, "lengths").integers(3, 65, len(labels))
+    return build_index({"task": labels}, {"task": lengths}, seed=0)
+
+
+def shares(index: TrainIndex, batches: list[np.ndarray]) -> list[float]:
+    """Each class's share of what was drawn."""
+    drawn = index.examples[0].labels[np.concatenate(batches)]
+    return (
+        np.bincount(drawn, minlength=int(index.examples[0].labels.max()) + 1) / len(drawn)
+    ).tolist()
+
+
+class TestSampling:
+    def test_equal_weights_are_to_the_bit_what_there_was_without_samplers(self) -> None:
+        """A pass is a permutation of the rows, drawn from the stream that it always was."""
+        index = index_of([40])
+        drawn = np.concatenate(stage_batches(plan_of(8), index, ONCE, 0, seed=3))
+        once = stream(3, "order", 0, "task0", 0).permutation(np.arange(40))
+        assert sorted(drawn) == sorted(once)
+        window = once[np.argsort(index.length[once], kind="stable")].reshape(-1, 8)
+        expected = window[stream(3, "buckets", 0, 0).permutation(5)]
+        np.testing.assert_array_equal(drawn, expected.reshape(-1))
+
+    def test_any_equal_weights_are_alike(self) -> None:
+        index = index_of([120])
+        sevenths = Strategies(samplers={"uniform": lambda plan, rows: np.full(len(rows), 1 / 7)})
+        one, two = (
+            stage_batches(plan_of(), index, LADDER, 2, 0, strategies=known)
+            for known in (Strategies(), sevenths)
+        )
+        np.testing.assert_array_equal(one, two)
+
+    @pytest.mark.parametrize(
+        ("strength", "expected"), [(1.0, [1 / 3] * 3), (0.5, [0.54, 0.31, 0.15])]
+    )
+    def test_balanced_sampling_draws_classes_alike_as_far_as_its_strength_goes(
+        self, strength: float, expected: list[float]
+    ) -> None:
+        index = skewed(520, 170, 40)
+        plan = plan_of(10, **{"sampling.kind": "balanced", "sampling.strength": strength})
+        found = shares(index, stage_batches(plan, index, LONG, 0, seed=0))
+        assert found == pytest.approx(expected, abs=0.01)
+
+    def test_within_a_class_nobody_comes_more_than_once_more_than_another_in_a_pass(self) -> None:
+        index = skewed(300, 30)
+        plan = plan_of(10, **{"sampling.kind": "balanced"})
+        drawn = np.concatenate(stage_batches(plan, index, ONCE, 0, seed=0))
+        times = np.bincount(drawn, minlength=len(index))
+        for label in (0, 1):
+            own = times[index.examples[0].labels == label]
+            assert own.max() - own.min() <= 1
+        assert set(times[index.examples[0].labels == 1]) <= {5, 6}
+
+    def test_what_weighs_nothing_is_never_drawn(self) -> None:
+        index = index_of([60])
+        odd = Strategies(
+            samplers={**SAMPLERS, "odd": lambda plan, rows: np.arange(len(rows)) % 2.0}
+        )
+        plan = plan_of(**{"sampling.kind": "odd", "curriculum.kind": "progressive"})
+        drawn = np.concatenate(stage_batches(plan, index, LONG, 0, 0, strategies=odd))
+        assert set(drawn % 2) == {1}
+
+    def test_where_only_what_weighs_nothing_is_let_in_the_easiest_of_the_rest_is_drawn(
+        self,
+    ) -> None:
+        index = index_of([60])
+        hard = Strategies(samplers={**SAMPLERS, "hard": lambda plan, rows: rows.difficulty > 0.5})
+        values = {"sampling.kind": "hard", "curriculum.kind": "progressive", "curriculum.ramp": 1.0}
+        batches = stage_batches(plan_of(**values), index, LONG, 0, 0, strategies=hard)
+        assert set(index.difficulty[batches[0]]) == {31 / 60}
+
+    def test_what_is_let_in_and_hardly_weighs_anything_is_drawn_all_the_same(self) -> None:
+        """Passes without any of it would go on for ever."""
+
+        def hard_ones(plan: SamplingPlan, rows: TaskRows) -> np.ndarray:
+            return np.where(rows.difficulty > 0.5, 1.0, 1e-300)
+
+        known = Strategies(samplers={**SAMPLERS, "hard": hard_ones})
+        index = index_of([60])
+        values = {"curriculum.kind": "progressive", "curriculum.ramp": 1.0}
+        plan = plan_of(**{"sampling.kind": "hard", **values})
+        batches = stage_batches(plan, index, LONG, 0, 0, strategies=known)
+        assert index.difficulty[batches[0]].max() <= 0.5
+        assert index.difficulty[np.concatenate(batches[-40:])].min() > 0.5
+
+    def test_weights_are_those_of_the_examples_that_the_stage_may_draw(self) -> None:
+        asked: list[TaskRows] = []
+
+        def note(plan: SamplingPlan, rows: TaskRows) -> np.ndarray:
+            asked.append(rows)
+            return np.ones(len(rows))
+
+        index = index_of([100, 40])
+        stage_batches(
+            plan_of(), index, LADDER, 1, 0, strategies=Strategies(samplers={"uniform": note})
+        )
+        assert [(rows.task, len(rows)) for rows in asked] == [("task0", 20), ("task1", 8)]
+        rows = fraction(index, 1, 20)
+        np.testing.assert_array_equal(asked[1].labels, index.examples[1].labels[rows - 100])
+        np.testing.assert_array_equal(asked[1].lengths, index.length[rows])
+        np.testing.assert_array_equal(asked[1].difficulty, index.difficulty[rows])
+
+    def test_a_sampler_that_breaks_the_rules_is_refused(self) -> None:
+        broken = Strategies(samplers={"uniform": lambda plan, rows: np.ones(3)})
+        with pytest.raises(StrategyError, match="sampler 'uniform': it must return 50 weights"):
+            stage_batches(plan_of(), index_of([50]), ONCE, 0, 0, strategies=broken)
+
+    def test_a_name_that_is_not_at_hand_is_refused(self) -> None:
+        plan = plan_of(**{"sampling.kind": "mine"})
+        with pytest.raises(StrategyError, match=r"sampler 'mine' must be one of .*uniform"):
+            stage_batches(plan, index_of([50]), ONCE, 0, 0)
+
+
+class TestCurriculaOfPlugins:
+    def test_they_let_in_what_they_like_and_nothing_else(self) -> None:
+        def hard_first(plan: CurriculumPlan, progress: float, difficulty: np.ndarray) -> np.ndarray:
+            return difficulty > 1 - max(progress, 0.2)
+
+        known = Strategies(curricula={**CURRICULA, "hard_first": hard_first})
+        index = index_of([400])
+        plan = plan_of(**{"curriculum.kind": "hard_first"})
+        batches = stage_batches(plan, index, ONCE, 0, 0, strategies=known)
+        early = index.difficulty[np.concatenate(batches[:BUCKET_WINDOW])]
+        assert early.min() > 0.8
+        assert index.difficulty[np.concatenate(batches[-BUCKET_WINDOW:])].min() < 0.5
+
+    def test_where_they_let_nothing_in_the_easiest_is_drawn(self) -> None:
+        nothing = Strategies(
+            curricula={**CURRICULA, "none": lambda plan, progress, d: np.zeros(len(d), np.bool_)}
+        )
+        index = index_of([50, 30])
+        drawn = np.concatenate(stage_batches(plan_of(), index, ONCE, 0, 0, strategies=nothing))
+        assert set(index.difficulty[drawn]) == {1 / 50, 1 / 30}
+
+
+class TestLossWeights:
+    def test_without_a_weighting_there_are_none(self) -> None:
+        assert loss_weights_of(plan_of(), skewed(30, 10), Strategies()) is None
+
+    def test_inverse_frequency_makes_every_class_count_alike(self) -> None:
+        index = skewed(60, 30, 10)
+        plan = plan_of(**{"loss.weighting": "inverse_frequency"})
+        weights = loss_weights_of(plan, index, Strategies())
+        assert weights is not None
+        by_class = np.bincount(index.examples[0].labels, weights)
+        assert by_class == pytest.approx([100 / 3] * 3, rel=1e-5)
+        half = loss_weights_of(with_values(plan, {"loss.strength": 0.5}), index, Strategies())
+        assert half is not None
+        by_class = np.bincount(index.examples[0].labels, half)
+        assert by_class / by_class[2] == pytest.approx(np.sqrt([6, 3, 1]), rel=1e-5)
+
+    def test_every_tasks_weights_have_a_mean_of_one(self) -> None:
+        index = index_of([70, 30], classes=5)
+        plan = plan_of(**{"loss.weighting": "inverse_frequency"})
+        weights = loss_weights_of(plan, index, Strategies())
+        assert weights is not None
+        for task in (0, 1):
+            assert weights[index.task == task].mean() == pytest.approx(1, rel=1e-5)
+
+
 def test_batches_are_made_without_torch() -> None:
     code = "import sys, coral.training.batches; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -276,11 +456,74 @@ def test_a_line_of_heirs_sees_every_example_equally_often() -> None:
         assert (times.sum(), times.max() - times.min() <= 1) == (done, True)
 
 
+def test_a_task_without_domains_is_drawn_as_it_would_be_beside_none_that_has_them() -> None:
+    strata = {name: stream(0, "beside", name).integers(2, size=60) for name in ("a", "b")}
+    lengths = {name: stream(0, "lengths", name).integers(3, 20, size=60) for name in strata}
+    once = (Stage(name="only", epoch_budget=1, data_percentage=100, survival_rate=1),)
+    drawn = []
+    for balanced in ((), {"b"}):
+        index = build_index(strata, lengths, seed=0, balanced=balanced)
+        batches = np.concatenate(stage_batches(plan_of(120), index, once, 0, seed=0))
+        drawn.append(sorted(batches[index.task[batches] == 0].tolist()))
+    assert drawn[0] == drawn[1]
+    assert index.stratum is not None
+    assert set(index.stratum[:60].tolist()) == {-1}
+    assert len(set(index.stratum[60:].tolist())) == 2
+
+
+def test_a_sampler_and_strata_go_together() -> None:
+    index = stratified_index()
+    once = (Stage(name="only", epoch_budget=1, data_percentage=100, survival_rate=1),)
+    batches = stage_batches(plan_of(8, **{"sampling.kind": "balanced"}), index, once, 0, seed=0)
+    assert index.stratum is not None
+    counts = [int(index.stratum[batch].sum()) for batch in batches]
+    assert np.mean(counts) == pytest.approx(4, abs=0.3)
+    assert set(counts) <= {3, 4, 5}
+
+
+def test_what_a_task_calls_difficult_goes_before_the_length() -> None:
+    labels = {"a": np.zeros(4, np.int64), "b": np.zeros(3, np.int64)}
+    lengths = {"a": np.array([9, 8, 7, 6]), "b": np.array([3, 1, 2])}
+    index = build_index(labels, lengths, 0, difficulty={"a": np.array([0.1, 7.0, -2.0, 0.3])})
+    assert index.difficulty[:4].tolist() == [0.5, 1.0, 0.25, 0.75]
+    assert index.difficulty[4:].tolist() == [1.0, 1 / 3, 2 / 3]
+
+
+def test_a_curriculum_shows_first_what_the_task_calls_easy() -> None:
+    labels, lengths = {"a": np.zeros(80, np.int64)}, {"a": np.full(80, 5)}
+    hard = np.arange(80.0)[::-1]
+    index = build_index(labels, lengths, 0, difficulty={"a": hard})
+    kind = {"curriculum.kind": "progressive", "curriculum.initial_difficulty": 0.25}
+    first = stage_batches(plan_of(4, **kind), index, LADDER[2:], 0, 0)[:5]
+    assert set(np.concatenate(first).tolist()) <= set(range(60, 80))
+
+
+def test_a_fraction_holds_the_share_of_each_domain_in_each_class() -> None:
+    rng = stream(0, "test_batches", "domains")
+    labels = rng.integers(2, size=400)
+    domains = np.where(rng.random(400) < 0.1, "rare", "common")
+    lengths = {"a": np.full(400, 5)}
+    index = build_index({"a": strata("single_label", labels, domains.tolist())}, lengths, 0)
+    chosen = fraction(index, 0, 20)
+    for label in range(2):
+        for domain in ("rare", "common"):
+            members = (labels == label) & (domains == domain)
+            assert abs(members[chosen].sum() - 0.2 * members.sum()) <= 1
+
+
+def test_one_domain_changes_no_fraction() -> None:
+    labels = stream(0, "test_batches", "one").integers(3, size=90)
+    lengths = {"a": np.full(90, 5)}
+    plain = build_index({"a": labels}, lengths, 0)
+    same = build_index({"a": strata("single_label", labels, ["all"] * 90)}, lengths, 0)
+    assert np.array_equal(plain.priority, same.priority)
+
+
 def stratified_index(size: int = 400) -> TrainIndex:
     """One task; a quarter of its examples, the long ones, are of a stratum of their own."""
     strata = (np.arange(size) % 4 == 0).astype(np.int64)
     lengths = stream(0, "stratified").integers(3, 20, size) + 100 * strata
-    return build_index({"task": strata}, {"task": lengths}, seed=0, keep_strata=True)
+    return build_index({"task": strata}, {"task": lengths}, seed=0, balanced={"task"})
 
 
 @pytest.mark.parametrize("percentage", [5, 20, 50])

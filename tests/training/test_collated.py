@@ -60,12 +60,17 @@ def processor(folder: Path) -> Any:
     return load_processor(str(folder), trust_remote_code=False)
 
 
+def loaded(task: Any, cache_dir: Path) -> LoadedTask:
+    data = task.load(DataContext(cache_dir=cache_dir))
+    return LoadedTask(task=task, data=data, domains=task.domains(data.train))
+
+
 @pytest.fixture(scope="module")
 def news(tmp_path_factory: pytest.TempPathFactory) -> LoadedTask:
     folder = tmp_path_factory.mktemp("news")
     path = write_news(folder / "data", 240)
     task = discover().build("fakenews-gemma3n", {"path": str(path), "metrics": METRICS})
-    return LoadedTask(task=task, data=task.load(DataContext(cache_dir=folder / "cache")))
+    return loaded(task, folder / "cache")
 
 
 @pytest.fixture
@@ -119,11 +124,31 @@ def test_tokens_of_images_are_counted(trainer: LoraTrainer, news: LoadedTask) ->
     assert outcome.cost.tokens / outcome.cost.examples > 8
 
 
-def test_its_strata_are_kept_by_batches(trainer: LoraTrainer, news: LoadedTask) -> None:
+def test_batches_keep_the_shares_of_class_and_image(trainer: LoraTrainer, news: LoadedTask) -> None:
     index = trainer._train_set(make_job().plan, 0).index
+    pictured = [picture is not None for picture in news.data.train.inputs["image"]]
     assert index.stratum is not None
-    strata = news.task.strata(news.data.train)  # type: ignore[attr-defined]
-    assert index.stratum.tolist() == strata.tolist()
+    groups = np.unique(2 * news.data.train.labels + pictured, return_inverse=True)[1]
+    assert index.stratum.tolist() == groups.tolist()
+
+
+def test_texts_alone_are_predicted_at_the_proxys_stage_alone(
+    base: BaseModel, processor: Any, news: LoadedTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = replace(news.task, metrics=["auroc"], proxy_stage=1)  # type: ignore[type-var]
+    trainer = LoraTrainer(
+        base,
+        {news.name: replace(news, task=task)},
+        MemoryCheckpoints(),
+        lambda _: None,
+        processor=processor,
+    )
+    assert trainer.survey().proxies == {f"{news.name}.text_only_auroc": f"{news.name}.auroc"}
+    jobs = [make_job({"adapter.target_modules": "all-linear"}, stage=stage) for stage in (0, 1)]
+    first, second = (next(iter(trainer.train([job]))) for job in jobs)
+    assert "text_only_auroc" not in first.metrics
+    assert second.metrics["text_only_auroc"] == second.metrics[f"{news.name}.text_only_auroc"]
+    assert {view for *_, view in trainer._splits} == {"plain", "text_only"}
 
 
 def test_another_image_is_other_data(news: LoadedTask) -> None:
@@ -146,7 +171,6 @@ def test_nothing_is_shared_and_the_survey_says_so(
     ).survey()
     assert (shared.shares_prefixes, shared.slots) == (False, 1)
     assert NOTHING_SHARED in shared.tasks[0].notes
-    assert shared.proxies == {f"{news.name}.text_only_auroc": f"{news.name}.auroc"}
 
 
 def test_several_jobs_at_once_are_trained_one_by_one(trainer: LoraTrainer) -> None:

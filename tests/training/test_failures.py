@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from coral.errors import CheckpointError, TaskError
+from coral.errors import CheckpointError, StrategyError, TaskError
 from coral.training.failures import DivergedError, failure_of
 
 ABSURD = 1 << 60
@@ -52,6 +52,7 @@ def test_what_other_allocators_raise_is_out_of_memory(error: Exception) -> None:
     [
         (DivergedError("loss nan must be finite"), "diverged"),
         (TaskError("task colour raised in score()"), "plugin"),
+        (StrategyError("sampler 'mine' raised"), "plugin"),
         (CheckpointError("the disk is full"), "crashed"),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "crashed"),
         (KeyError("memory"), "crashed"),

@@ -65,7 +65,11 @@ def test_the_learning_rate_never_exceeds_its_peak(
     factor = factors(scheduler, warmup_ratio)
     values = [factor(step) for step in range(HORIZON)]
     assert all(0 <= value <= 1 for value in values)
-    rising = warmup_steps(warmup_ratio, HORIZON) if scheduler != "constant" else 0
+    rising = (
+        warmup_steps(SchedulePlan(warmup_ratio=warmup_ratio), HORIZON)
+        if scheduler != "constant"
+        else 0
+    )
     assert values[:rising] == sorted(values[:rising])
     assert values[rising:] == sorted(values[rising:], reverse=True)
 

@@ -12,8 +12,8 @@ import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from coral.plan import digest_of
-from coral.ports import Inherited, TrainingJob
+from coral.plan import LOSS_WEIGHTINGS, SAMPLERS, digest_of
+from coral.ports import Inherited, Strategies, TrainingJob
 from coral.records import Derivation, Outcome
 from coral.training import pack as pack_module
 from coral.training.base import BaseModel, load_base
@@ -37,6 +37,17 @@ MIXED: tuple[dict[str, Any], ...] = (
 WILD: dict[str, Any] = {"schedule.learning_rate": 1e30, "schedule.warmup_ratio": 0.0}
 
 
+WEIGHTS = Strategies(
+    samplers={
+        **SAMPLERS,
+        "long": lambda plan, rows: rows.lengths,
+        "broken": lambda plan, rows: -rows.lengths,
+    },
+    loss_weightings={**LOSS_WEIGHTINGS, "long": lambda plan, rows: rows.lengths**2.0},
+)
+"""Weights that differ from row to row, where classes are as large as each other; and bad ones."""
+
+
 class Bench:
     """Trainers on one base whose checkpoints can be read."""
 
@@ -48,7 +59,15 @@ class Bench:
     def trainer(self, slots: int) -> LoraTrainer:
         shared = Prefixes(self.base, self._prefixes) if self._prefixes else None
         tasks = load(colours(), animals())
-        return LoraTrainer(self.base, tasks, self.store, lambda progress: None, shared, slots)
+        return LoraTrainer(
+            self.base,
+            tasks,
+            self.store,
+            lambda progress: None,
+            shared,
+            slots,
+            strategies=WEIGHTS,
+        )
 
     def train(self, jobs: Sequence[TrainingJob], slots: int) -> dict[str, Outcome]:
         return {outcome.key: outcome for outcome in self.trainer(slots).train(jobs)}
@@ -119,6 +138,8 @@ plans = st.fixed_dictionaries(
         "schedule.batch_size": st.sampled_from([4, 8, 12]),
         "encoding.sequence_len": st.sampled_from([8, 16]),
         "curriculum.kind": st.sampled_from(["none", "progressive"]),
+        "sampling.kind": st.sampled_from(["uniform", "long"]),
+        "loss.weighting": st.sampled_from(["none", "long"]),
         "tasks.weights": st.sampled_from([{}, {"colour": 0.1, "animal": 0.9}]),
     }
 )
@@ -140,6 +161,14 @@ def test_so_it_is_on_every_architecture(family: str, tmp_path: Path) -> None:
     values = {"adapter.target_modules": "all-linear", "adapter.dropout": 0.1}
     jobs = jobs_of(values, {**values, "adapter.rank": 3, "adapter.layers": "top-2"}, stage=1)
     assert_as_alone(Bench(base), jobs)
+
+
+def test_weights_of_the_loss_are_the_members_own(bench: Bench) -> None:
+    weighted = {"loss.weighting": "long"}
+    jobs = jobs_of({}, weighted, {**weighted, "schedule.batch_size": 4}, stage=0)
+    assert_as_alone(bench, jobs)
+    plain, heavy, _ = bench.train(jobs, 3).values()
+    assert plain.curve.loss != pytest.approx(heavy.curve.loss, rel=1e-3)
 
 
 def test_with_shared_prefixes_too(base: BaseModel, tmp_path: Path, together: list[int]) -> None:
@@ -252,6 +281,19 @@ class TestTrouble:
         packed = bench.train(jobs, 2)
         for key, outcome in alone.items():
             assert_equal(bench, outcome, packed[key])
+
+    @pytest.mark.parametrize("slots", [1, 2])
+    def test_a_strategy_that_breaks_its_rules_fails_the_genomes_that_name_it(
+        self, bench: Bench, slots: int
+    ) -> None:
+        good, broken, unknown = jobs_of({}, {"sampling.kind": "broken"}, {"loss.weighting": "odd"})
+        outcomes = bench.train([good, broken, unknown], slots)
+        assert outcomes[good.key].failure is None
+        for job, told in ((broken, "weights must be finite, >= 0"), (unknown, "must be one of")):
+            failure = outcomes[job.key].failure
+            assert failure is not None
+            assert failure.kind == "plugin"
+            assert told in failure.message
 
     def test_a_job_that_can_not_begin_is_a_failure_of_its_own(self, bench: Bench) -> None:
         lost = Inherited(trial=9, stage=LAST, key="lost", address="nowhere", weight=1.0)

@@ -11,9 +11,10 @@ import torch
 from coral.ports import Examples, Problem, TaskData
 from coral.records import Outcome
 from coral.training.base import BaseModel
+from coral.training.batches import strata
 from coral.training.checkpoint import read
 from coral.training.data import LoadedTask, tokenize
-from coral.training.targets import Target, strata
+from coral.training.targets import Target
 from tests.training.conftest import MemoryCheckpoints, make_job
 from tests.training.words import PROBLEMS, UNIT, WordTask, trainer_on
 
@@ -33,7 +34,11 @@ def test_each_is_learnt(base: BaseModel, checkpoints: MemoryCheckpoints, problem
 
 
 def test_packs_train_what_each_genome_trains_alone(base: BaseModel) -> None:
-    jobs = [make_job({"adapter.rank": rank, "adapter.dropout": 0.1}, trial=rank) for rank in (2, 5)]
+    weighted = {"loss.weighting": "inverse_frequency", "sampling.kind": "balanced"}
+    jobs = [
+        make_job({"adapter.rank": rank, "adapter.dropout": 0.1, **others}, trial=rank)
+        for rank, others in ((2, {}), (5, weighted))
+    ]
     outputs = {"pair": 2, "animals": 2, "price": 1}
     found = []
     for slots in (1, 2):

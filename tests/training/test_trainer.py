@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from coral.fidelity.stages import Stage, ladder_steps
 from coral.plan import SchedulePlan
-from coral.ports import TrainingJob
+from coral.ports import Proxy, TrainingJob
 from coral.records import Outcome
 from coral.training.base import BaseModel
+from coral.training.data import LoadedTask, build_train_set, data_digest
 from coral.training.encoder import MultiTaskEncoder
 from coral.training.loop import build_optimizer
 from coral.training.trainer import LoraTrainer
@@ -30,6 +32,7 @@ from tests.training.conftest import (
 )
 from tests.training.models import (
     BrokenTask,
+    KeywordTask,
     animals,
     colours,
 )
@@ -46,6 +49,13 @@ MANY_STRATEGIES: dict[str, dict[str, Any]] = {
     "module without gradient": {"adapter.target_modules": ("dense",)},  # BERT's pooler is unused
     "cls pooling": {"encoding.pooling": "cls"},
 }
+
+
+def with_proxies(**proxies: Proxy) -> KeywordTask:
+    """A task that has proxies."""
+    task = colours()
+    vars(task)["proxies"] = proxies
+    return task
 
 
 def run(trainer: LoraTrainer, job: TrainingJob) -> Outcome:
@@ -429,6 +439,34 @@ class TestFailuresAreOutcomes:
         assert outcome.failure.kind == "plugin"
         assert "kappa" in outcome.failure.message
 
+    @pytest.mark.parametrize("slots", [1, 2], ids=["alone", "in a pack"])
+    def test_a_metric_that_is_not_finite_is_one_and_names_the_plugin(
+        self, base: BaseModel, checkpoints: MemoryCheckpoints, slots: int
+    ) -> None:
+        class Undefined(KeywordTask):
+            def score(self, labels: object, probabilities: object) -> dict[str, float]:
+                return dict.fromkeys(self.metrics, math.nan)
+
+        task = Undefined("undefined", ("cat", "dog"), 32)
+        loaded = {task.name: LoadedTask(task=task, data=task.load(), plugin="mine (/plugins/mine)")}
+        trainer = LoraTrainer(base, loaded, checkpoints, lambda progress: None, slots=slots)
+        for outcome in trainer.train([make_job(stage=0), make_job({"adapter.rank": 2}, stage=0)]):
+            assert outcome.failure is not None
+            assert outcome.failure.kind == "plugin"
+            assert "score() must return finite numbers" in outcome.failure.message
+            assert "auroc=nan" in outcome.failure.message
+            assert "plugin mine (/plugins/mine)" in outcome.failure.message
+
+    def test_a_proxy_that_raises_is_one_at_its_stage_alone(
+        self, build_trainer: BuildTrainer
+    ) -> None:
+        task = with_proxies(broken=Proxy(score=lambda labels, predictions: 1 / 0, stage=1))
+        early, late = (run(build_trainer(task), make_job(stage=stage)) for stage in (0, 1))
+        assert early.failure is None
+        assert late.failure is not None
+        assert late.failure.kind == "plugin"
+        assert "the proxy broken: ZeroDivisionError" in late.failure.message
+
     def test_what_a_failed_job_spent_is_reported(self, build_trainer: BuildTrainer) -> None:
         wild = make_job({"schedule.learning_rate": 1e6})
         outcome = run(build_trainer(), wild)
@@ -515,3 +553,42 @@ class TestScoring:
         outcome = run(trainer, job)
         (score,) = trainer.score([job], seed=1)
         assert score.metrics["log_loss"] != outcome.metrics["log_loss"]
+
+
+def test_a_proxy_is_measured_at_its_stage_and_its_mean_over_tasks_that_share_it(
+    build_trainer: BuildTrainer,
+) -> None:
+    def confidence(labels: Any, predictions: Any) -> float:
+        return float(predictions.max(axis=1).mean())
+
+    one = with_proxies(confidence=Proxy(score=confidence, stage=1))
+    two = animals()
+    vars(two)["proxies"] = {"confidence": Proxy(score=lambda *_: 0.5, stage=1)}
+    early, served = (run(build_trainer(one, two), make_job(stage=stage)) for stage in (0, 1))
+    assert not any("confidence" in name for name in early.metrics)
+    assert 1 / 3 <= served.metrics["colour.confidence"] <= 1
+    assert served.metrics["animal.confidence"] == 0.5
+    mean = (served.metrics["colour.confidence"] + 0.5) / 2
+    assert served.metrics["confidence"] == pytest.approx(mean)
+
+
+def test_what_a_task_says_of_its_examples_is_part_of_the_identity_of_the_data() -> None:
+    task = colours()
+    data = task.load()
+    plain = LoadedTask(task=task, data=data)
+    hard = replace(plain, difficulty=np.arange(float(len(data.train))))
+    parted = replace(plain, domains=("here",) * len(data.train))
+    digests = [data_digest({"colour": loaded}) for loaded in (plain, hard, parted)]
+    assert len(set(digests)) == 3
+    assert data_digest({"colour": plain}) == digests[0]
+
+
+def test_the_train_set_takes_difficulty_and_domains_from_the_task(base: BaseModel) -> None:
+    task = colours()
+    data = task.load()
+    hard = np.arange(float(len(data.train)))
+    loaded = LoadedTask(task=task, data=data, difficulty=hard, domains=("a", "b") * 24)
+    index = build_train_set({"colour": loaded}, base.tokenizer, 16, seed=0).index
+    assert index.difficulty.tolist() == [(i + 1) / 48 for i in range(48)]
+    plain = build_train_set({"colour": replace(loaded, domains=None)}, base.tokenizer, 16, seed=0)
+    assert not np.array_equal(index.priority, plain.index.priority)

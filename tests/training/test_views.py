@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coral.ports import PLAIN, Examples
+from coral.ports import PLAIN, Examples, Proxy
 from coral.records import Outcome
 from coral.tasks import PERTURBED, ClassificationScoring
 from tests.training.conftest import BuildTrainer, make_job
@@ -96,6 +96,33 @@ def test_the_test_split_has_its_views_too(build_trainer: BuildTrainer) -> None:
     (score,) = build_trainer(task).score([make_job()], seed=1)
     assert {"robust_auroc", "colour.robust_auroc"} <= set(score.metrics)
     assert task.seen[-1].texts == task.load().test.texts
+
+
+def test_a_proxy_is_scored_on_its_view_at_its_stage(build_trainer: BuildTrainer) -> None:
+    task = ShoutedColours("auroc")
+    proxy = Proxy(
+        score=lambda labels, predictions: float(predictions.max(axis=1).mean()),
+        stage=1,
+        view=PERTURBED,
+        stands_for="auroc",
+    )
+    vars(task)["proxies"] = {"boldness": proxy}
+    trainer = build_trainer(task, animals())
+    early, late = (next(iter(trainer.train([make_job(stage=stage)]))) for stage in (0, 1))
+    assert "colour.boldness" not in early.metrics
+    assert 0.25 <= late.metrics["colour.boldness"] <= 1
+    assert len(task.seen) == 1
+    assert trainer.survey().proxies == {"colour.boldness": "colour.auroc"}
+
+
+def test_views_are_answered_as_the_plan_says(build_trainer: BuildTrainer) -> None:
+    task = ShoutedColours(*ASKED)
+    trainer = build_trainer(task)
+    job = make_job({"inference.temperature": 4.0})
+    plain, warm = (next(iter(trainer.train([each]))) for each in (make_job(), job))
+    assert (plain.failure, warm.failure) == (None, None)
+    sharp, soft = (predicted[PERTURBED].max(axis=1).mean() for predicted in task.predictions)
+    assert soft < sharp
 
 
 def test_a_view_that_drops_examples_is_the_plugins_failure(build_trainer: BuildTrainer) -> None:

@@ -21,7 +21,7 @@ from coral.backends import (
 )
 from coral.bundled import bundled_folder
 from coral.deliver import deliver
-from coral.errors import ConfigError, Fault, RunError
+from coral.errors import ConfigError, Fault, ModelError, RunError, TaskError
 from coral.evolution import EvolutionState
 from coral.hub import HubNeed, Standing, out_of_reach
 from coral.loop import evolve
@@ -180,6 +180,7 @@ def _begun(
         "survey": json.dumps(asdict(survey)),
         "plugin_folders": json.dumps([str(f) for f in plugin_folders]),
         "generations": str(spec.evolution.generations),
+        "began_in": str(Path.cwd()),
     }
     store = stack.enter_context(SqliteRunStore.create(folder, meta))
     return OpenRun(
@@ -362,11 +363,25 @@ def resume_run(
             store.set_meta("generations", str(total))
             run = open_run(folder, store)
         fresh = _new_place() if force_fresh else store.meta().get(FRESH, "")
-        used = stack.enter_context(backend(run.spec, run.plugin_folders, observer, fresh))
+        with _told_where_it_began(store.meta().get("began_in", "")):
+            used = stack.enter_context(backend(run.spec, run.plugin_folders, observer, fresh))
         _require_same(run, used.survey)
         if force_fresh:
             store.set_meta(FRESH, fresh)
         return _go_on(run, used, observer)
+
+
+@contextmanager
+def _told_where_it_began(folder: str) -> Iterator[None]:
+    """Let what can't be found say that relative paths start elsewhere."""
+    try:
+        yield
+    except (ModelError, TaskError) as error:
+        if not folder or Path(folder) == Path.cwd():
+            raise
+        raise type(error)(
+            f"{error}\nThe run began in {folder}: resume it there if its config has relative paths."
+        ) from error
 
 
 def _require_same(run: OpenRun, found: Survey) -> None:

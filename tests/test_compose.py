@@ -10,7 +10,7 @@ import pytest
 import coral
 from coral import compose
 from coral.backends import trainer_payload
-from coral.errors import ConfigError, Fault
+from coral.errors import ConfigError, Fault, TaskError
 from coral.storage import SqliteRunStore
 from tests.stored_runs import Scripted
 
@@ -115,3 +115,15 @@ class TestAFreshRun:
         payload = trainer_payload(spec, [], "mine")
         assert payload["checkpoints"] == f"{tmp_path}/checkpoints/fresh/mine"
         assert trainer_payload(spec, [])["checkpoints"] == f"{tmp_path}/checkpoints"
+
+
+def test_data_that_a_resumed_run_does_not_find_may_lie_where_it_began(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = "The run began in /elsewhere: resume it there"
+    with pytest.raises(TaskError, match=told), compose._told_where_it_began("/elsewhere"):
+        raise TaskError("no file")
+    with pytest.raises(TaskError) as here, compose._told_where_it_began(str(tmp_path)):
+        raise TaskError("no file")
+    assert str(here.value) == "no file"

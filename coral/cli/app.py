@@ -295,10 +295,10 @@ def init(
         if json:
             typer.echo(as_json(facts))
             return
-        options: dict[str, Any] = facts["options"]
+        chosen: dict[str, Any] = facts["options"]
         columns = ", ".join(
             f"{role}: {names if isinstance(names, str) else ' and '.join(names)}"
-            for role, names in options.items()
+            for role, names in chosen.items()
             if role != "path"
         )
         labels = facts["labels"]

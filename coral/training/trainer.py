@@ -417,8 +417,11 @@ class LoraTrainer:
         proxies: dict[str, float] = {}
         for name, loaded in self._tasks.items():
             own = {m: value for m, value in metrics.items() if m.startswith(f"{name}.")}
-            require_finite(loaded, "score()", own)
-            proxies |= score_proxies(loaded, labels[name], _of_task(answers, name), job.stage)
+            foretold = score_proxies(loaded, labels[name], _of_task(answers, name), job.stage)
+            if job.stages[job.stage].evaluation_percentage == 100:  # a part may hold one class
+                require_finite(loaded, "score()", own)
+                require_finite(loaded, "a proxy", foretold)
+            proxies |= foretold
         names = {
             name: list(proxies_at(loaded.task, job.stage)) for name, loaded in self._tasks.items()
         }

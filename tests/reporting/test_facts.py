@@ -339,7 +339,16 @@ def test_the_card_beside_an_adapter_says_where_it_came_from(survey: Survey) -> N
     assert card["format"] == 1
     assert card["base_model"] == "org/encoder"
     assert card["plan"]["schedule"]["learning_rate"] == 1e-3
-    assert card["tasks"] == {"origin": {"labels": ["numpy", "scipy"], "primary_metric": "auroc"}}
+    assert card["tasks"] == {
+        "origin": {
+            "labels": ["numpy", "scipy"],
+            "primary_metric": "auroc",
+            "problem": "single_label",
+            "center": [],
+            "spread": [],
+            "texts": 1,
+        }
+    }
     assert card["metrics"]["test"]["auroc"] == 0.88
     assert card["versions"] == {"coral": "0.1.0", "torch": "2"}
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coral.capabilities import collating
 from coral.errors import ConfigError, Fault
 from coral.execution import VirtualExecutor
 from coral.ports import (
@@ -156,7 +157,7 @@ def build_trainer(
     """
     import torch
 
-    from coral.training.base import hush, load_base
+    from coral.training.base import hush, load_base, load_processor
     from coral.training.data import LoadedTask
     from coral.training.prefix import Prefixes
     from coral.training.trainer import LoraTrainer
@@ -185,6 +186,11 @@ def build_trainer(
         gradient_checkpointing=payload["gradient_checkpointing"],
         load_in_4bit=payload["load_in_4bit"],
     )
+    processor = None
+    if any(collating(loaded.task) is not None for loaded in tasks.values()):
+        processor = load_processor(
+            payload["base_model"], trust_remote_code=payload["trust_remote_code"]
+        )
     prefixes = None
     if payload["share_prefixes"]:
         prefixes = Prefixes(base, cache.prefixes, payload["prefix_bytes"])
@@ -200,6 +206,7 @@ def build_trainer(
         tokens=cache.tokens,
         strategies=registry.strategies((kind, name) for kind, name in payload["strategies"]),
         abstains=payload["abstains"],
+        processor=processor,
     )
 
 

@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 
 from coral.errors import TaskError
 from coral.ports import (
+    PLAIN,
     Examples,
+    HasCollate,
     HasDifficulty,
     HasDomains,
     HasGenes,
     HasProfile,
     HasProxies,
+    HasViews,
     Proxy,
 )
 
@@ -69,7 +72,8 @@ def proxies_of(task: object) -> Mapping[str, Proxy]:
     """Return a task's proxies by name; none if it has none.
 
     Raises:
-        TaskError: they are not ``ports.Proxy`` by name, or one has the name of a metric.
+        TaskError: they are not ``ports.Proxy`` by name, one has the name of a metric, or a view or
+            a metric that it speaks of does not exist.
     """
     if not isinstance(task, HasProxies):
         return {}
@@ -86,7 +90,79 @@ def proxies_of(task: object) -> Mapping[str, Proxy]:
             )
         if name in getattr(task, "metrics", ()):
             raise _broken(task, f"proxies.{name} must not have the name of a metric")
+        if proxy.stands_for and proxy.stands_for not in getattr(task, "metrics", ()):
+            raise _broken(
+                task, f"proxies.{name}.stands_for must be a metric, got {proxy.stands_for!r}"
+            )
+        if proxy.view != PLAIN and not isinstance(task, HasViews):
+            raise _broken(
+                task, f"proxies.{name}.view must be a view of the task, got {proxy.view!r}"
+            )
     return dict(found)
+
+
+def proxies_at(task: object, stage: int) -> Mapping[str, Proxy]:
+    """Return a task's proxies for the stage of an index. Raises as ``proxies_of`` does."""
+    return {name: proxy for name, proxy in proxies_of(task).items() if proxy.stage == stage}
+
+
+def views_of(task: object, stage: int | None = None) -> tuple[str, ...]:
+    """Return the views that are predicted besides the plain one; none if a task has none.
+
+    Args:
+        stage: index of the one whose proxies are computed, too; None for none.
+
+    Raises:
+        TaskError: they are not names.
+    """
+    if not isinstance(task, HasViews):
+        return ()
+    found = task.views
+    rule = "views must be names of views"
+    if isinstance(found, str) or not isinstance(found, Sequence):
+        raise _broken(task, f"{rule}, got {type(found).__name__}")
+    if not all(isinstance(name, str) and name and name != PLAIN for name in found):
+        raise _broken(task, f"{rule} other than {PLAIN!r}, got {list(found)}")
+    asked = () if stage is None else (proxy.view for proxy in proxies_at(task, stage).values())
+    return tuple(dict.fromkeys((*found, *(name for name in asked if name != PLAIN))))
+
+
+def viewed(task: object, examples: Examples, view: str) -> Examples:
+    """Return examples as one of their task's views shows them.
+
+    Raises:
+        TaskError: the view changed more than what the examples look like.
+    """
+    if view == PLAIN or not isinstance(task, HasViews):
+        return examples
+    seen = task.view(examples, view)
+    rule = f"view({view!r}) must return the examples in their order with their labels"
+    if not isinstance(seen, Examples):
+        raise _broken(task, f"{rule}, got {type(seen).__name__}")
+    if len(seen) != len(examples):
+        raise _broken(task, f"{rule}, got {len(seen)} of {len(examples)} examples")
+    if not np.array_equal(seen.labels, examples.labels):
+        raise _broken(task, f"{rule}, got other labels")
+    return seen
+
+
+def view_scores_of(
+    task: object, labels: NDArray[Any], predictions: Mapping[str, NDArray[np.float64]]
+) -> Mapping[str, float]:
+    """Return a task's metrics that need views; none if it has no views.
+
+    Args:
+        predictions: by view, ``PLAIN`` included.
+    """
+    if not views_of(task) or not isinstance(task, HasViews):
+        return {}
+    needed = (PLAIN, *views_of(task))
+    return task.score_views(labels, {view: predictions[view] for view in needed})
+
+
+def collating(task: object) -> HasCollate | None:
+    """Return a task that makes the model's inputs itself; None if Coral does."""
+    return task if isinstance(task, HasCollate) else None
 
 
 def genes_of(task: object) -> Mapping[str, Any]:
@@ -132,10 +208,15 @@ def check_capabilities(task: object) -> None:
     proxies_of(task)
     genes_of(task)
     profile_of(task)
+    views_of(task)
     for method in ("difficulty", "domains"):
         found = getattr(task, method, None)
         if found is not None and not callable(found):
             raise _broken(task, f"{method} must be a method that takes examples")
+    for brought, methods in (("views", ("view", "score_views")), ("collate", ("lengths",))):
+        for method in methods if hasattr(task, brought) else ():
+            if not callable(getattr(task, method, None)):
+                raise _broken(task, f"a task with {brought} must have the method {method}")
 
 
 def _broken(task: object, rule: str) -> TaskError:

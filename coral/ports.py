@@ -183,6 +183,10 @@ class Task(Protocol):
         ...
 
 
+PLAIN = "plain"
+"""Name of the examples as they are, among a task's views."""
+
+
 class Curriculum(Protocol):
     """Says which examples training may draw, and when."""
 
@@ -301,10 +305,15 @@ class Proxy:
     Attributes:
         score: called like ``Task.score``, on the validation split; returns one number.
         stage: index of the stage that it serves; it is computed there and nowhere else.
+        view: whose predictions it is called with, see ``HasViews``.
+        stands_for: metric of the task that it foretells; how well is measured in every run.
+            Empty if it foretells none.
     """
 
     score: Callable[[NDArray[Any], NDArray[np.float64]], float]
     stage: int = 0
+    view: str = PLAIN
+    stands_for: str = ""
 
 
 @runtime_checkable
@@ -318,7 +327,7 @@ class HasDifficulty(Protocol):
 
 @runtime_checkable
 class HasDomains(Protocol):
-    """A task whose examples come from several domains; each is in every fraction of the data."""
+    """A task whose examples come from several domains, whose shares its parts and batches keep."""
 
     def domains(self, examples: Examples) -> Sequence[str]:
         """Return the name of each example's domain."""
@@ -350,6 +359,58 @@ class HasProfile(Protocol):
     @property
     def profile(self) -> str | Path:
         """A bundled profile's name, or the absolute path of one that ``coral calibrate`` wrote."""
+        ...
+
+
+@runtime_checkable
+class HasViews(Protocol):
+    """A task some of whose metrics, or proxies, need predictions on altered examples."""
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that its metrics need; none if they need none."""
+        ...
+
+    def view(self, examples: Examples, name: str) -> Examples:
+        """Return examples as a view shows them, each by itself, in their order."""
+        ...
+
+    def score_views(
+        self, labels: NDArray[Any], predictions: Mapping[str, NDArray[np.float64]]
+    ) -> Mapping[str, float]:
+        """Return those of the task's ``metrics`` that ``score`` does not.
+
+        Args:
+            labels: as ``score`` has them.
+            predictions: by view, ``PLAIN`` included, each as ``score`` has them.
+        """
+        ...
+
+
+@runtime_checkable
+class HasCollate(Protocol):
+    """A task that makes the model's inputs itself, as of texts with images.
+
+    It is the only task of its run, on a base model that comes with a processor.
+    """
+
+    def lengths(self, examples: Examples, processor: Any, sequence_len: int) -> NDArray[np.int64]:
+        """Return ``(n,)`` tokens of each example as ``collate`` makes them, padding aside."""
+        ...
+
+    def collate(
+        self, examples: Examples, rows: Sequence[int], processor: Any, sequence_len: int
+    ) -> Mapping[str, Any]:
+        """Return what the model is called with for some examples.
+
+        Args:
+            processor: what ``transformers.AutoProcessor`` finds for the base model.
+            sequence_len: tokens that a text is cut to; those of images come on top.
+
+        Returns:
+            Tensors by the model's names for them, ``input_ids`` and ``attention_mask`` among
+            them, padded on the right.
+        """
         ...
 
 
@@ -430,6 +491,7 @@ class TaskSurvey:
         center, spread: of numbers among the train labels, as their mean and standard deviation.
         texts: an example.
         notes: see ``TaskData``.
+        proxies: those that stand for a metric, by name, with the metric.
     """
 
     name: str
@@ -444,6 +506,7 @@ class TaskSurvey:
     spread: tuple[float, ...] = ()
     texts: int = 1
     notes: tuple[str, ...] = ()
+    proxies: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -482,6 +545,15 @@ class Survey:
     @property
     def train_examples(self) -> int:
         return sum(task.train_examples for task in self.tasks)
+
+    @property
+    def proxies(self) -> dict[str, str]:
+        """Proxy to the metric that it stands for, of every task."""
+        return {
+            f"{task.name}.{proxy}": f"{task.name}.{metric}"
+            for task in self.tasks
+            for proxy, metric in task.proxies.items()
+        }
 
     @property
     def metric_names(self) -> frozenset[str]:

@@ -24,7 +24,8 @@ class Objective:
 
     Attributes:
         metric: a task's metric (``docstring_kind.auroc``), its mean over tasks (``auroc``),
-            ``trainable_parameters``, ``train_cost``, or an objective that a plugin provides.
+            ``trainable_parameters``, ``train_cost``, ``peak_memory_bytes``, or an objective that a
+            plugin provides.
         direction: ``max`` or ``min``.
     """
 
@@ -144,7 +145,8 @@ class Outcome:
         checkpoint: address of the weights at the stage's end.
         checkpoint_bytes: its size.
         inheritance: what was kept of inherited weights, in the outcome of the first stage.
-        peak_memory_bytes: of the worker process, or of the GPU where one is used.
+        peak_memory_bytes: of the worker process, or of the GPU where one is used, since the job
+            began; jobs that train side by side have it together.
         attempts: tries it took, the last one included.
         notes: what went another way than usual, in words.
     """
@@ -163,6 +165,11 @@ class Outcome:
     peak_memory_bytes: int = 0
     attempts: int = 1
     notes: tuple[str, ...] = ()
+
+    @property
+    def readings(self) -> dict[str, float]:
+        """``metrics``, and what is measured anew each time: ``peak_memory_bytes``."""
+        return {**self.metrics, "peak_memory_bytes": float(self.peak_memory_bytes)}
 
     @property
     def weights(self) -> str:

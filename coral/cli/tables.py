@@ -258,6 +258,12 @@ def _summary(facts: Facts) -> Group:
         if trust["kendall_tau"] is not None
     ]
     lines += [
+        f"proxy   {trust['proxy']} at {trust['stage']} against {trust['metric']} at the last stage:"
+        f" Kendall tau {trust['kendall_tau']:.2f} over {trust['trials']} trials"
+        for trust in facts["audit"]["proxy_trust"]
+        if trust["kendall_tau"] is not None
+    ]
+    lines += [
         f"warm    {_gap(row, facts['objectives'][0]['metric'])}"
         for row in facts["warm_start"]
         if row["inherited"]["trials"]

@@ -17,7 +17,8 @@ def objective_values(outcome: Outcome, objectives: Sequence[Objective]) -> tuple
     """
     if outcome.failure is not None:
         return None
-    values = tuple(outcome.metrics.get(objective.metric, math.nan) for objective in objectives)
+    readings = outcome.readings
+    values = tuple(readings.get(objective.metric, math.nan) for objective in objectives)
     return values if all(math.isfinite(value) for value in values) else None
 
 

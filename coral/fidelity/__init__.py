@@ -1,6 +1,13 @@
 """Multi-fidelity: the ladder of stages, proxies, prune rules, judge, ledger and audit."""
 
-from coral.fidelity.audit import RuleAudit, StageTrust, audit_rules, stage_trust
+from coral.fidelity.audit import (
+    ProxyTrust,
+    RuleAudit,
+    StageTrust,
+    audit_rules,
+    proxy_trust,
+    stage_trust,
+)
 from coral.fidelity.judge import NOT_PROMOTED, Contender, Decision, judge
 from coral.fidelity.ledger import Ledger, book
 from coral.fidelity.proxies import CURVE_PROXIES, gradient_norm, loss_slope
@@ -25,6 +32,7 @@ __all__ = [
     "Contender",
     "Decision",
     "Ledger",
+    "ProxyTrust",
     "PruneRule",
     "PruneSettings",
     "RuleAudit",
@@ -43,6 +51,7 @@ __all__ = [
     "ladder_steps",
     "loss_slope",
     "makespan",
+    "proxy_trust",
     "stage_trust",
     "survivor_count",
     "threshold_of",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from coral.fidelity.rank_correlation import kendall_tau
@@ -31,6 +31,17 @@ class RuleAudit:
 class StageTrust:
     """Kendall's tau between a stage and the last one, over the trials that ended both."""
 
+    stage: int
+    tau: float
+    trials: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProxyTrust:
+    """Kendall's tau between a proxy at a stage and what it stands for at the last stage."""
+
+    proxy: str
+    metric: str
     stage: int
     tau: float
     trials: int
@@ -81,6 +92,42 @@ def stage_trust(trials: Sequence[Trial], objective: Objective, last: int) -> tup
     return tuple(
         _trust([t for t in finished if t.outcome_at(stage)], objective, stage, last)
         for stage in range(last)
+    )
+
+
+def proxy_trust(
+    trials: Sequence[Trial], proxies: Mapping[str, str], last: int
+) -> tuple[ProxyTrust, ...]:
+    """Return how far proxies foretell, at the stages of their own, by trials that ended the last.
+
+    Args:
+        proxies: proxy to the metric that it stands for.
+    """
+    finished = [trial for trial in trials if trial.best_stage == last]
+    return tuple(
+        _proxy_trust(measured, proxy, metric, stage, last)
+        for proxy, metric in proxies.items()
+        for stage in range(last + 1)
+        if (measured := [trial for trial in finished if _has(trial, proxy, stage)])
+    )
+
+
+def _has(trial: Trial, metric: str, stage: int) -> bool:
+    outcome = trial.outcome_at(stage)
+    return outcome is not None and metric in outcome.metrics
+
+
+def _proxy_trust(
+    trials: Sequence[Trial], proxy: str, metric: str, stage: int, last: int
+) -> ProxyTrust:
+    early = [_value(trial, Objective(metric=proxy), stage) for trial in trials]
+    final = [_value(trial, Objective(metric=metric), last) for trial in trials]
+    return ProxyTrust(
+        proxy=proxy,
+        metric=metric,
+        stage=stage,
+        tau=kendall_tau(early, final),
+        trials=len(trials),
     )
 
 

@@ -32,7 +32,7 @@ class PruneRule:
     """Condemn a trial whose metric lies beyond a threshold at the end of a stage.
 
     Attributes:
-        metric: ``gradient_norm``, ``loss_slope``, or any task metric.
+        metric: ``gradient_norm``, ``loss_slope``, any task metric, or what may be an objective.
         above, below: exactly one of them: a number, or ``5x median`` for a multiple of the
             median over the trials that ended the stage. A value that is not finite is condemned
             by a relative threshold.
@@ -94,7 +94,7 @@ def threshold_of(rule: PruneRule, peers: Sequence[Outcome]) -> float:
     threshold, relative = _parse_threshold(rule.above if rule.above is not None else rule.below)
     if not relative:
         return threshold
-    values = [peer.metrics.get(rule.metric, math.nan) for peer in peers]
+    values = [peer.readings.get(rule.metric, math.nan) for peer in peers]
     finite = [value for value in values if math.isfinite(value)]
     return threshold * median(finite) if finite else math.nan
 
@@ -105,7 +105,7 @@ def breach(rule: PruneRule, outcome: Outcome, threshold: float) -> str | None:
     Args:
         threshold: the rule's, at the outcome's stage; see ``threshold_of``.
     """
-    value = outcome.metrics.get(rule.metric)
+    value = outcome.readings.get(rule.metric)
     if value is None:
         return None
     if rule.is_relative and not math.isfinite(value):

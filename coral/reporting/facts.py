@@ -6,12 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from coral.evolution import EvolutionState
-from coral.fidelity import audit_rules, makespan, stage_trust
+from coral.fidelity import audit_rules, makespan, proxy_trust, stage_trust
 from coral.plan import as_canonical_json
 from coral.ports import Survey
 from coral.records import Contestant, Outcome, RunConfirmed, TestScore, Trial
@@ -20,6 +21,7 @@ from coral.reporting.warm_start import warm_start_facts
 from coral.settings import RunSpec
 
 Facts = dict[str, Any]
+NO_PROXIES: Mapping[str, str] = MappingProxyType({})
 
 
 def run_facts(
@@ -30,10 +32,12 @@ def run_facts(
     status: str,
     wall_seconds: float,
     workers: int | None = None,
+    proxies: Mapping[str, str] = NO_PROXIES,
 ) -> Facts:
     """Return the facts of a run, finished or not.
 
     Args:
+        proxies: metric to the metric that it stands for.
         status: ``running``, ``interrupted``, ``finished`` or ``failed``.
         wall_seconds: time spent on the run, pauses between processes left out.
         workers: those of the last process that worked on it; None if unknown.
@@ -69,7 +73,7 @@ def run_facts(
         "cost": cost_facts(state, wall_seconds),
         "workers": workers,
         "makespan_seconds": makespan_facts(state, spec.evolution.population_size, workers),
-        "audit": audit_facts(state, spec),
+        "audit": audit_facts(state, spec, proxies),
         "history": [asdict(generation) for generation in state.history],
         "failures": [
             {
@@ -190,13 +194,19 @@ def trial_facts(trial: Trial, spec: RunSpec, score: TestScore | None) -> Facts:
         "audited": trial.verdict.audited,
         "stage": spec.training_stages[last.stage].name,
         "metrics": {
-            "validation": dict(last.metrics),
+            "validation": {**last.metrics, **_objectives(last, spec)},
             "test": dict(score.metrics) if score else None,
         },
         "intervals": {name: asdict(i) for name, i in score.intervals.items()} if score else None,
         "trainable_parameters": last.trainable_parameters,
         "cumulative_steps": last.cumulative_steps,
     }
+
+
+def _objectives(outcome: Outcome, spec: RunSpec) -> dict[str, float]:
+    readings = outcome.readings
+    names = (objective.metric for objective in spec.objectives)
+    return {name: readings[name] for name in names if name in readings}
 
 
 def _plain(genome: Mapping[str, Any]) -> Facts:
@@ -251,8 +261,10 @@ def makespan_facts(state: EvolutionState, population: int, workers: int | None) 
     }
 
 
-def audit_facts(state: EvolutionState, spec: RunSpec) -> Facts:
-    """Return what the prune rules killed wrongly, and how far each stage can be trusted."""
+def audit_facts(
+    state: EvolutionState, spec: RunSpec, proxies: Mapping[str, str] = NO_PROXIES
+) -> Facts:
+    """Return what prune rules killed wrongly, and how far stages and proxies can be trusted."""
     objective, last = spec.objectives[0], spec.last_stage
     return {
         "rules": [asdict(rule) for rule in audit_rules(state.trials, objective, last)],
@@ -263,6 +275,16 @@ def audit_facts(state: EvolutionState, spec: RunSpec) -> Facts:
                 "trials": trust.trials,
             }
             for trust in stage_trust(state.trials, objective, last)
+        ],
+        "proxy_trust": [
+            {
+                "proxy": trust.proxy,
+                "metric": trust.metric,
+                "stage": spec.training_stages[trust.stage].name,
+                "kendall_tau": None if math.isnan(trust.tau) else trust.tau,
+                "trials": trust.trials,
+            }
+            for trust in proxy_trust(state.trials, proxies, last)
         ],
     }
 

@@ -18,6 +18,9 @@ from coral.simulation.profile import MetricLink, ModelShape, ModuleShape, Profil
 SIZES = ("train_examples", "validation_examples", "test_examples")
 """Options of a task that, where it has them, say how many examples there are."""
 
+NO_SKILL = {"fpr_at_90_recall": 0.9, "ece": 0.3, "cross_modal_gain": 0.0}
+"""What metrics are for a model that knows nothing, where that does not follow from the classes."""
+
 _LAYER = "{layer}"
 
 
@@ -107,11 +110,12 @@ def invented_links(
         gamma = 1.0 if name == primary else float(math.exp(rng.normal(0, 0.2)))
         if direction == "max":
             chance = 0.5 if "auc" in name or "auroc" in name else 1 / max(2, labels)
+            chance = NO_SKILL.get(name, chance)
             links[name] = MetricLink(direction="max", chance=chance, best=1.0, gamma=gamma)
         elif name == "perplexity":
             links[name] = MetricLink(direction="min", chance=20.0, best=1.0, gamma=gamma)
         else:
-            chance = math.log(max(2, labels))
+            chance = NO_SKILL.get(name, math.log(max(2, labels)))
             links[name] = MetricLink(direction="min", chance=chance, best=0.0, gamma=gamma)
     return links
 

@@ -21,7 +21,13 @@ from coral.spec.aliases import EPOCH_NAMES
 from coral.spec.document import KeyPath, shown
 from coral.spec.fields import Reader, named_rule, suggestion
 
-PROXIES = ("gradient_norm", "loss_slope", "trainable_parameters", "train_cost")
+PROXIES = (
+    "gradient_norm",
+    "loss_slope",
+    "trainable_parameters",
+    "train_cost",
+    "peak_memory_bytes",
+)
 """What a prune rule may name besides the tasks' metrics."""
 
 

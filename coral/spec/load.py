@@ -44,7 +44,12 @@ from coral.spec.search_space import TaskGenes, read_search_space, taken_over
 from coral.spec.sections import BYTE_COUNTS, BYTES, INHERITANCE, RETIRED, SECTIONS
 from coral.spec.training import entries_of, read_plan_values, read_training, written_at
 
-COST_METRICS: Mapping[str, Direction] = {"trainable_parameters": "min", "train_cost": "min"}
+MEASURED_METRIC = "peak_memory_bytes"
+COST_METRICS: Mapping[str, Direction] = {
+    "trainable_parameters": "min",
+    "train_cost": "min",
+    MEASURED_METRIC: "min",
+}
 _TASK_OPTION = re.compile(r"task '[^']*': (?:the option )?'?(\w+)")
 
 
@@ -386,6 +391,10 @@ class _Sections:
                 self._reader.fault(path, rule, "Remove one of the two.")
             elif objective is not None:
                 objectives.append(objective)
+        if objectives and objectives[0].metric == MEASURED_METRIC:
+            rule = f"can't begin with {MEASURED_METRIC}, which no two runs measure the same"
+            remedy = "Put first what decides who is handed over, such as a task's metric."
+            self._reader.fault(("objectives", 0), rule, remedy)
         return tuple(objectives)
 
     def _objective(

@@ -136,8 +136,13 @@ def _parts(value: Any) -> Iterator[bytes]:
         yield from _parts(next(iter(value.read()), None))
     elif dataclasses.is_dataclass(value):
         for each in dataclasses.fields(value):
-            yield each.name.encode()
-            yield from _parts(getattr(value, each.name))
+            if each.compare:
+                yield each.name.encode()
+                yield from _parts(getattr(value, each.name))
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield repr(name).encode()
+            yield from _parts(item)
     elif isinstance(value, np.ndarray):
         yield f"{value.dtype}{value.shape}".encode()
         yield np.ascontiguousarray(value).tobytes()

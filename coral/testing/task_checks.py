@@ -20,9 +20,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coral.capabilities import check_capabilities, difficulty_of, domains_of, proxies_of
+from coral.capabilities import (
+    check_capabilities,
+    difficulty_of,
+    domains_of,
+    proxies_of,
+    view_scores_of,
+    viewed,
+    views_of,
+)
 from coral.errors import CoralError
-from coral.ports import DataContext
+from coral.ports import PLAIN, DataContext, Task
 from coral.testing.subject import Subject, digest_of, predictions_of
 from coral.training.batches import build_index, fraction, strata
 
@@ -252,7 +260,7 @@ def small_fractions_lie_in_large_ones_and_are_not_all_alike(subject: Subject) ->
 def scores_are_finite_and_have_the_declared_names(subject: Subject) -> None:
     task, labels = subject.task, subject.data.validation.labels
     for quality, predictions in predictions_of(subject.data).items():
-        scores = task.score(labels, predictions)
+        scores = _scores(task, labels, predictions)
         _require(
             set(scores) == set(task.metrics),
             f"score() must return the declared metrics {sorted(task.metrics)}, got"
@@ -288,7 +296,8 @@ def scoring_is_repeatable_and_leaves_its_input_alone(subject: Subject) -> None:
 def perfect_predictions_score_better_than_random_ones(subject: Subject) -> None:
     made, labels = predictions_of(subject.data), subject.data.validation.labels
     perfect, random = (subject.task.score(labels, made[name]) for name in ("perfect", "random"))
-    for metric, direction in subject.task.metrics.items():
+    for metric in perfect:
+        direction = subject.task.metrics[metric]
         sign = 1 if direction == "max" else -1
         _require(
             sign * perfect[metric] > sign * random[metric],
@@ -305,7 +314,7 @@ def a_few_examples_can_be_scored(subject: Subject) -> None:
     one_class = np.flatnonzero(_alike(labels))
     for told, rows in (("one example", one_class[:1]), ("one class", one_class)):
         try:
-            scores = subject.task.score(labels[rows], predictions[rows])
+            scores = _scores(subject.task, labels[rows], predictions[rows])
         except Exception as error:
             raise CheckError(
                 f"score() must work on {told}, but raised {type(error).__name__}: {error}",
@@ -338,6 +347,19 @@ def odd_texts_do_no_harm(subject: Subject) -> None:
                 ) from error
 
 
+def views_show_each_example_by_itself_and_the_same_each_time(subject: Subject) -> None:
+    task, train = subject.task, subject.data.train
+    asked = (proxy.view for proxy in proxies_of(task).values() if proxy.view != PLAIN)
+    few = train.take(range(min(3, len(train))))
+    for name in dict.fromkeys((*views_of(task), *asked)):
+        alone, among = viewed(task, few, name), viewed(task, train, name)
+        _require(
+            digest_of(alone) == digest_of(among.take(range(len(few)))),
+            f"view({name!r}) must show an example alone as among others; it did not",
+            "Draw from coral.rng.stream(seed, name, text), and look at no other example.",
+        )
+
+
 def proxies_are_finite(subject: Subject) -> None:
     labels = subject.data.validation.labels
     for name, proxy in proxies_of(subject.task).items():
@@ -366,6 +388,7 @@ CHECKS: tuple[Check, ...] = (
     scoring_is_repeatable_and_leaves_its_input_alone,
     perfect_predictions_score_better_than_random_ones,
     a_few_examples_can_be_scored,
+    views_show_each_example_by_itself_and_the_same_each_time,
     proxies_are_finite,
     odd_texts_do_no_harm,
 )
@@ -419,6 +442,12 @@ def _result(check: Check, subject: Subject) -> CheckResult:
             remedy=remedy or "Correct the method that raises.",
         )
     return CheckResult(check=name)
+
+
+def _scores(task: Task, labels: NDArray[Any], predictions: NDArray[np.float64]) -> dict[str, float]:
+    """Return every metric, where all views are predicted alike."""
+    alike = dict.fromkeys((PLAIN, *views_of(task)), predictions)
+    return {**task.score(labels, predictions), **view_scores_of(task, labels, alike)}
 
 
 def _alike(labels: NDArray[Any]) -> NDArray[np.bool_]:

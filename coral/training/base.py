@@ -21,10 +21,12 @@ from tqdm import tqdm
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
+    AutoProcessor,
     AutoTokenizer,
     BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    ProcessorMixin,
 )
 from transformers.pytorch_utils import Conv1D
 
@@ -82,12 +84,12 @@ class BaseModel:
     @property
     def max_tokens(self) -> int | None:
         """Longest text that the model has positions for; None if its config says nothing."""
-        positions = getattr(self.model.config, "max_position_embeddings", None)
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return int(positions) if positions else None
 
     @property
     def hidden_size(self) -> int:
-        return int(self.model.config.hidden_size)
+        return int(self.model.config.get_text_config().hidden_size)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the scope of forward passes that train or predict."""
@@ -205,11 +207,34 @@ def load_tokenizer(base_model: str, *, trust_remote_code: bool) -> PreTrainedTok
     return tokenizer
 
 
+def load_processor(base_model: str, *, trust_remote_code: bool) -> ProcessorMixin:
+    """Load what makes a base's inputs of texts, images and the like.
+
+    Raises:
+        ModelError: it can't be found or loaded, or the base reads texts alone.
+    """
+    hush()
+    name = str(locate(base_model) or base_model)
+    with _loading(base_model):
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=trust_remote_code)
+    if not isinstance(processor, ProcessorMixin):
+        raise ModelError(
+            f"base model {base_model!r} reads texts alone, got {type(processor).__name__} for its"
+            " processor.\nName one that reads images too, such as google/gemma-3n-E2B-it."
+        )
+    return processor
+
+
 @contextmanager
 def _loading(base_model: str) -> Iterator[None]:
     """Say what to do when a base can't be loaded."""
     try:
         yield
+    except ImportError as error:
+        raise ModelError(
+            f"base model {base_model!r} needs a library that isn't here: {_first_line(error)}\n"
+            "For models that read images: pip install 'coral-lora[multimodal]'."
+        ) from error
     except (OSError, ValueError, SafetensorError) as error:
         if "AutoModelForCausalLM" in str(error):
             raise ModelError(
@@ -266,15 +291,17 @@ def find_layer_stack(model: nn.Module) -> str:
     """Return the dotted name of the model's stack of layers.
 
     It is the longest module list whose members are of one class; the outermost of equally long
-    ones.
+    ones. In a model that reads more than text it is a list of its language model.
 
     Raises:
         ModelError: the model has no such list.
     """
+    within = _language_model(model)
     stacks: list[tuple[str, int]] = [
         (name, len(module))
         for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList)
+        if name.startswith(within)
+        and isinstance(module, nn.ModuleList)
         and len(module) > 0
         and len({type(layer) for layer in module}) == 1
     ]
@@ -286,13 +313,31 @@ def find_layer_stack(model: nn.Module) -> str:
     return max(stacks, key=lambda stack: (stack[1], -stack[0].count(".")))[0]
 
 
+def _language_model(model: nn.Module) -> str:
+    """Return the dotted name, and a dot, of the part that reads text; nothing if that is all."""
+    if not isinstance(model, PreTrainedModel) or model.config.get_text_config() is model.config:
+        return ""
+    decoder = model.get_decoder()
+    name = next(name for name, module in model.named_modules() if module is decoder)
+    return f"{name}." if name else ""
+
+
 def linear_modules_of(model: nn.Module, stack: str) -> list[LinearModule]:
-    """Return every linear map of a model whose layers are in ``stack``, in its order."""
+    """Return every linear map of a model whose layers are in ``stack``, in its order.
+
+    Those of other models inside it, such as a tower that reads images, are left out: they have
+    layers of their own, whose maps often have the same names.
+    """
     inside = re.compile(rf"{re.escape(stack)}\.(\d+)\.")
+    towers = tuple(
+        f"{name}."
+        for name, module in model.named_modules()
+        if name and isinstance(module, PreTrainedModel) and not stack.startswith(f"{name}.")
+    )
     found = []
     for name, module in model.named_modules():
         shape = _shape(module)
-        if shape is None:
+        if shape is None or name.startswith(towers):
             continue
         match = inside.match(name)
         found.append(

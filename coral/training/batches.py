@@ -7,7 +7,7 @@ resumes at a stage gets the batches it would have had without a pause.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,8 @@ class TrainIndex:
         difficulty: ``(n,)`` rank within the task of what it says is difficult, else of the length,
             in (0, 1].
         priority: ``(n,)`` in (0, 1); a data fraction takes the lowest ones of each task.
+        stratum: ``(n,)`` number of the group whose share passes and batches keep as well as
+            fractions, -1 in tasks that have none; None where no task has any.
         examples: each task's own, as strategies may know them.
         usable: ``(n,)``; others are never drawn.
     """
@@ -51,6 +53,7 @@ class TrainIndex:
     priority: NDArray[np.float64]
     examples: tuple[TaskRows, ...]
     usable: NDArray[np.bool_]
+    stratum: Indices | None = None
 
     def __len__(self) -> int:
         return len(self.task)
@@ -64,6 +67,7 @@ def build_index(
     *,
     difficulty: Mapping[str, NDArray[np.float64]] | None = None,
     usable: Mapping[str, NDArray[np.bool_]] | None = None,
+    balanced: Collection[str] = (),
 ) -> TrainIndex:
     """Return the index over tasks in the order of ``strata``.
 
@@ -75,6 +79,7 @@ def build_index(
         difficulty: of the tasks that say how hard each example is, ``(n,)`` numbers.
         usable: task name to ``(n,)``, of tasks with examples that nothing can be learned from. They
             count as examples all the same, so that budgets don't depend on where texts are cut.
+        balanced: tasks whose passes and batches hold equal shares of the strata, too.
     """
     told = labels or {name: ("single_label", strata[name]) for name in strata}
     tasks = tuple(strata)
@@ -100,7 +105,17 @@ def build_index(
         usable=np.concatenate(
             [given.get(name, np.ones(len(strata[name]), dtype=np.bool_)) for name in tasks]
         ),
+        stratum=_numbered(strata, balanced) if balanced else None,
     )
+
+
+def _numbered(strata: Mapping[str, Indices], balanced: Collection[str]) -> Indices:
+    """Return the strata of one task after another, no number twice, -1 for what is not balanced."""
+    parts, start = [], 0
+    for name, own in strata.items():
+        parts.append(own + start if name in balanced else np.full(len(own), -1))
+        start += int(own.max()) + 1
+    return np.concatenate(parts)
 
 
 def _rank(values: NDArray[Any]) -> NDArray[np.float64]:
@@ -140,13 +155,17 @@ def _label_strata(problem: Problem, labels: NDArray[Any]) -> Indices:
 
 def _priority(strata: Indices, seed: int, task: str) -> NDArray[np.float64]:
     """Return priorities whose lowest share holds about that share of every stratum."""
-    rng = stream(seed, "fraction", task)
-    priority = np.empty(len(strata))
+    return _interleaved(strata, stream(seed, "fraction", task))
+
+
+def _interleaved(strata: Indices, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return random places in (0, 1) that spread the members of each stratum evenly."""
+    places = np.empty(len(strata))
     for stratum in np.unique(strata):
         members = np.flatnonzero(strata == stratum)
         positions = rng.permutation(len(members)) + rng.random(len(members))
-        priority[members] = positions / len(members)
-    return priority
+        places[members] = positions / len(members)
+    return places
 
 
 def loss_weights_of(
@@ -211,12 +230,12 @@ def stage_windows(
 
 
 def bucketed(
-    rows: Indices, lengths: Indices, batch_size: int, rng: np.random.Generator
+    rows: Indices, lengths: NDArray[Any], batch_size: int, rng: np.random.Generator
 ) -> list[Indices]:
     """Return a window's rows sorted by length and cut into batches, those in random order.
 
     Args:
-        lengths: ``(rows,)`` tokens of each.
+        lengths: ``(rows,)`` tokens of each, or what else they are sorted by.
     """
     by_length = rows[np.argsort(lengths, kind="stable")]
     window = by_length.reshape(-1, batch_size)
@@ -237,7 +256,8 @@ def stage_batches(
     Examples are drawn window by window: tasks by their shares, each task in seeded passes over the
     stage's data fraction as its sampler weighs it, of those that the curriculum lets in at the
     window's start. A window is then sorted by length and cut into batches in random order, so that
-    little is padded.
+    little is padded. Where strata are kept, each batch has about the same quantile of the lengths
+    in every one.
 
     Args:
         seen: examples of each task that inherited weights have drawn in this stage before; their
@@ -260,8 +280,22 @@ def stage_batches(
         drawn = zip(queues, window.counts, strict=True)
         rows = np.concatenate([queue.take(int(n), allowed) for queue, n in drawn])
         rng = stream(seed, "buckets", stage, window.first)
-        batches += bucketed(rows, index.length[rows], plan.schedule.batch_size, rng)
+        batches += bucketed(rows, _length_order(index, rows), plan.schedule.batch_size, rng)
     return batches
+
+
+def _length_order(index: TrainIndex, rows: Indices) -> NDArray[np.float64] | Indices:
+    """Return by what rows are sorted into batches: lengths, or their quantiles in each stratum."""
+    lengths = index.length[rows]
+    if index.stratum is None:
+        return lengths
+    strata = index.stratum[rows]
+    quantiles = np.empty(len(rows))
+    for stratum in np.unique(strata):
+        members = np.flatnonzero(strata == stratum)
+        by_length = members[np.argsort(lengths[members], kind="stable")]
+        quantiles[by_length] = (np.arange(len(members)) + 0.5) / len(members)
+    return quantiles
 
 
 def examples_by_task(index: TrainIndex, batches: Sequence[Indices]) -> tuple[int, ...]:
@@ -296,6 +330,8 @@ class _Queue:
         names: tuple[int, int, str],
         past: int,
     ) -> None:
+        own = index.stratum is not None and index.stratum[rows[0]] >= 0
+        self._stratum = index.stratum if own else None
         self._rows = rows
         self._weights = weights
         drawable = rows[weights > 0]
@@ -337,4 +373,7 @@ class _Queue:
         drawn = np.repeat(self._rows, np.diff(steps, prepend=0))
         if allowed is not None and not allowed[drawn].any():
             drawn = np.resize(self._drawable[allowed[self._drawable]], len(drawn))
-        return stream(seed, *names).permutation(drawn)
+        rng = stream(seed, *names)
+        if self._stratum is None:
+            return rng.permutation(drawn)
+        return drawn[np.argsort(_interleaved(self._stratum[drawn], rng))]

@@ -35,6 +35,21 @@ from coral.training.targets import Target
 
 Content = str | tuple[str, ...]
 """What an example says: a text, or one or two of them."""
+WRITTEN = ("messages", "prompt", "answer")
+"""Inputs of tasks whose answers are written."""
+
+
+class ModelInputs(Protocol):
+    """Examples that a model can be called with."""
+
+    @property
+    def lengths(self) -> Indices:
+        """``(n,)`` tokens of each example."""
+        ...
+
+    def inputs(self, rows: Indices) -> dict[str, Tensor]:
+        """Return what the model is called with for some examples, padded on the right."""
+        ...
 
 
 class Padded(NamedTuple):
@@ -106,6 +121,10 @@ class TokenizedTexts:
         counts: Indices = sums[self.starts[1:]] - sums[self.starts[:-1]]
         return counts
 
+    def inputs(self, rows: Indices) -> dict[str, Tensor]:
+        """Return ids and attention mask of some texts by the names that models give them."""
+        return self.pad(rows).inputs()
+
     def pad(self, rows: Indices) -> Padded:
         """Return ids and attention mask of some texts."""
         lengths = self.lengths[rows]
@@ -122,6 +141,12 @@ class TokenizedTexts:
             torch.from_numpy(mask.astype(np.int64)),
             None if segments is None else torch.from_numpy(segments),
         )
+
+
+def as_tokenized(texts: ModelInputs) -> TokenizedTexts:
+    """Return inputs where only texts can be: who makes other inputs has a head and trains alone."""
+    assert isinstance(texts, TokenizedTexts)
+    return texts
 
 
 def on_device(tensor: Tensor, device: torch.device) -> Tensor:
@@ -297,7 +322,7 @@ class TrainSet:
         written: ``(n,)`` tokens of each example that are trained; 0 where there is a label instead.
     """
 
-    texts: TokenizedTexts
+    texts: ModelInputs
     labels: tuple[Tensor, ...]
     starts: Indices
     index: TrainIndex
@@ -431,11 +456,6 @@ def build_train_set(
     }
     causal = {name: task.data.causal for name, task in tasks.items() if task.data.causal}
     texts = _one_after_another(list(parts.values()))
-    groups = {
-        name: strata(loaded.data.problem, loaded.data.train.labels, loaded.domains)
-        for name, loaded in tasks.items()
-    }
-    lengths = {name: part.lengths for name, part in parts.items()}
     usable = {name: parts[name].trained_tokens > 0 for name in causal}
     for name, rows in usable.items():
         if not rows.any():
@@ -443,6 +463,37 @@ def build_train_set(
                 f"task {name!r}: answers must begin within sequence_len ({sequence_len}) tokens;"
                 " none does.\nRaise sequence_len."
             )
+    capacity = {
+        name: sequence_len if settings.sample_packing else None for name, settings in causal.items()
+    }
+    lengths = {name: part.lengths for name, part in parts.items()}
+    written = np.concatenate([part.trained_tokens for part in parts.values()])
+    return train_set_of(
+        tasks, texts, lengths, seed, usable=usable, capacity=capacity, written=written
+    )
+
+
+def train_set_of(
+    tasks: Mapping[str, LoadedTask],
+    texts: ModelInputs,
+    lengths: Mapping[str, Indices],
+    seed: int,
+    *,
+    usable: Mapping[str, NDArray[np.bool_]] | None = None,
+    capacity: Mapping[str, int | None] | None = None,
+    written: Indices | None = None,
+) -> TrainSet:
+    """Return all tasks' train splits, one after another in ``texts``, as an indexed set.
+
+    Args:
+        lengths: of each task's examples in tokens, ``(n,)``.
+        usable: as ``build_index`` takes it.
+        capacity, written: as in ``TrainSet``; None where all tasks have heads.
+    """
+    groups = {
+        name: strata(loaded.data.problem, loaded.data.train.labels, loaded.domains)
+        for name, loaded in tasks.items()
+    }
     return TrainSet(
         texts=texts,
         labels=tuple(loaded.target.encode(loaded.data.train.labels) for loaded in tasks.values()),
@@ -458,12 +509,10 @@ def build_train_set(
                 if loaded.difficulty is not None
             },
             usable=usable,
+            balanced={name for name, loaded in tasks.items() if loaded.domains is not None},
         ),
-        capacity={
-            name: sequence_len if settings.sample_packing else None
-            for name, settings in causal.items()
-        },
-        written=np.concatenate([part.trained_tokens for part in parts.values()]),
+        capacity=capacity or {},
+        written=np.zeros(len(texts.lengths), dtype=np.int64) if written is None else written,
     )
 
 
@@ -539,7 +588,7 @@ class EvaluationSet:
         answers: by task whose answers are written.
     """
 
-    texts: TokenizedTexts
+    texts: ModelInputs
     rows: Mapping[str, Indices]
     labels: Mapping[str, NDArray[Any]]
     answers: Mapping[str, Answers] = field(default_factory=dict)
@@ -616,6 +665,8 @@ def data_digest(tasks: Mapping[str, LoadedTask]) -> str:
 def _update(digest: hashlib._Hash, split: Examples) -> None:
     digest.update("\x1f".join(itertools.chain.from_iterable(split.contents)).encode())
     digest.update(np.ascontiguousarray(split.labels).tobytes())
-    for name in ("messages", "prompt", "answer"):
+    for name in WRITTEN:
         if name in split.inputs:
             digest.update(f"\x1d{name}\x1f{json.dumps(list(split.inputs[name]))}".encode())
+    for name in sorted(set(split.inputs) - set(WRITTEN)):
+        digest.update(f"\x1d{name}\x1f{list(split.inputs[name])!r}".encode())

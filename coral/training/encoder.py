@@ -23,7 +23,7 @@ from coral.plan import AdapterPlan, TrainingPlan, adapted_modules
 from coral.rng import derive_seed
 from coral.training.base import BaseModel
 from coral.training.batches import Indices
-from coral.training.data import Padded, TokenizedTexts
+from coral.training.data import ModelInputs, Padded, TokenizedTexts, on_device
 from coral.training.dropout import SeededDropout
 from coral.training.factors import Factors
 from coral.training.failures import DivergedError
@@ -73,11 +73,14 @@ class MultiTaskEncoder(nn.Module):
         with self.base.autocast(), kept:
             yield
 
-    def encode_texts(self, texts: TokenizedTexts, rows: Indices) -> Tensor:
+    def encode_texts(self, texts: ModelInputs, rows: Indices) -> Tensor:
         """Return one float32 vector a text, ``(rows, hidden)``."""
         device = self.base.device
-        with self.entrance.used_for(texts, rows):
-            return self.encode(*texts.pad(rows).on(device))
+        if isinstance(texts, TokenizedTexts):
+            with self.entrance.used_for(texts, rows):
+                return self.encode(*texts.pad(rows).on(device))
+        inputs = {name: on_device(values, device) for name, values in texts.inputs(rows).items()}
+        return self._encoded(inputs)
 
     def token_states(
         self, texts: TokenizedTexts, rows: Indices, capacity: int | None = None
@@ -113,8 +116,11 @@ class MultiTaskEncoder(nn.Module):
 
     def encode(self, ids: Tensor, mask: Tensor, segments: Tensor | None = None) -> Tensor:
         """Return one float32 vector a text, ``(batch, hidden)``."""
-        hidden = self.adapter(**Padded(ids, mask, segments).inputs()).last_hidden_state
-        return pool(hidden.float(), mask, self.pooling)
+        return self._encoded(Padded(ids, mask, segments).inputs())
+
+    def _encoded(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        hidden = self.adapter(**inputs).last_hidden_state
+        return pool(hidden.float(), inputs["attention_mask"], self.pooling)
 
     def adapter_parameters(self) -> list[nn.Parameter]:
         return [p for p in self.adapter.parameters() if p.requires_grad]

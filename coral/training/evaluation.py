@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coral.capabilities import proxies_of
+from coral.capabilities import proxies_at, view_scores_of
 from coral.errors import TaskError
 from coral.plan import InferencePlan, least_confidence, score_selective
-from coral.ports import Task
+from coral.ports import PLAIN, Task
 from coral.records import Interval
 from coral.rng import stream
 from coral.training.conversations import turn_ends
@@ -35,12 +35,12 @@ RESAMPLES = 500
 
 Predictions = NDArray[np.float64]
 
-PLAIN = InferencePlan()
-"""Answers as they come."""
+AS_IT_COMES = InferencePlan()
+"""Says nothing of answers."""
 
 
 def predict(
-    encoder: MultiTaskEncoder, examples: EvaluationSet, inference: InferencePlan = PLAIN
+    encoder: MultiTaskEncoder, examples: EvaluationSet, inference: InferencePlan = AS_IT_COMES
 ) -> dict[str, Predictions]:
     """Return each task's predictions, in the order of its examples.
 
@@ -159,35 +159,43 @@ def needed_confidence(
     }
 
 
-def score_task(task: Task, labels: NDArray[Any], predictions: Predictions) -> dict[str, float]:
+def score_task(
+    task: Task, labels: NDArray[Any], answers: Mapping[str, Predictions]
+) -> dict[str, float]:
     """Return a task's metrics under ``task.metric``.
+
+    Args:
+        answers: by view, ``PLAIN`` and those that its metrics need.
 
     Raises:
         TaskError: the plugin returned other metrics than it declares.
     """
-    scores = task.score(labels, predictions)
+    scores = {**task.score(labels, answers[PLAIN]), **view_scores_of(task, labels, answers)}
     if set(scores) != set(task.metrics):
+        told = "score() and score_views()" if len(answers) > 1 else "score()"
         raise TaskError(
-            f"task {task.name} declares the metrics {sorted(task.metrics)}, but score() returned"
+            f"task {task.name} declares the metrics {sorted(task.metrics)}, but {told} returned"
             f" {sorted(scores)}"
         )
     return {f"{task.name}.{metric}": float(value) for metric, value in scores.items()}
 
 
 def score_proxies(
-    loaded: LoadedTask, labels: NDArray[Any], predictions: Predictions, stage: int
+    loaded: LoadedTask, labels: NDArray[Any], answers: Mapping[str, Predictions], stage: int
 ) -> dict[str, float]:
     """Return the proxies that a task has for a stage, under ``task.proxy``.
 
+    Args:
+        answers: by view, ``PLAIN`` and those of the proxies.
+
     Raises:
-        TaskError: one raised, or is not a finite number.
+        TaskError: one raised, or returned no number.
     """
     found = {}
-    for name, proxy in proxies_of(loaded.task).items():
-        if proxy.stage == stage:
-            with named(loaded, f"the proxy {name}"):
-                found[f"{loaded.name}.{name}"] = float(proxy.score(labels, predictions))
-    require_finite(loaded, "a proxy", found)
+    for name, proxy in proxies_at(loaded.task, stage).items():
+        with named(loaded, f"the proxy {name}"):
+            value = proxy.score(labels, answers[proxy.view])
+            found[f"{loaded.name}.{name}"] = float(value)
     return found
 
 

@@ -15,7 +15,7 @@ from coral.plan import SchedulePlan, warmup_steps
 from coral.rng import derive_seed
 from coral.training.batches import Indices
 from coral.training.course import Course, Leg, StageLog
-from coral.training.data import Batch, TrainSet, on_device
+from coral.training.data import Batch, TrainSet, as_tokenized, on_device
 from coral.training.encoder import MAX_TORCH_SEED, MultiTaskEncoder
 from coral.training.failures import DivergedError
 
@@ -121,7 +121,7 @@ def _accumulate(
             if name in shares and len(members):
                 with encoder.forward_scope():
                     written = encoder.language_loss(
-                        train_set.texts,
+                        as_tokenized(train_set.texts),
                         piece[members],
                         train_set.capacity[name],
                         _of(weights, members, device),

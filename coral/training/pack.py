@@ -21,6 +21,7 @@ from coral.training.data import (
     EvaluationSet,
     Padded,
     TokenizedTexts,
+    as_tokenized,
     batched_by_length,
     on_device,
     tokens_at_once,
@@ -206,7 +207,7 @@ class Pack:
     def predict(self, examples: EvaluationSet) -> list[dict[str, Predictions]]:
         """Return each member's predictions, as ``evaluation.predict`` does for one."""
         count = len(self._members)
-        texts, device = examples.texts, self._base.device
+        texts, device = as_tokenized(examples.texts), self._base.device
         batches = batched_by_length(texts.lengths, tokens_at_once(device))
         order = torch.from_numpy(np.argsort(np.concatenate(batches))).to(device)
         found: list[Tensor] = []
@@ -235,7 +236,7 @@ class Pack:
             assert member.leg is not None and member.batch is not None
             train_set, chosen = member.batch.examples, member.batch.rows
             step = member.leg.log.first_step + member.done
-            inputs.append((train_set.texts, chosen))
+            inputs.append((as_tokenized(train_set.texts), chosen))
             generators.append(_generator(member, step, device))
             factor = member.course.factor(step)
             peaks = peak_learning_rates(member.job.plan.schedule)

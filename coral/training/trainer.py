@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from coral.capabilities import proxies_of
+from coral.capabilities import collating, proxies_at, proxies_of, viewed, views_of
 from coral.errors import TaskError
 from coral.fidelity import gradient_norm, loss_slope
-from coral.plan import SELECTIVE_METRICS, TrainingPlan
+from coral.plan import SELECTIVE_METRICS, InferencePlan, TrainingPlan
 from coral.ports import (
+    PLAIN,
     CheckpointStore,
+    Examples,
     Progress,
     Strategies,
     Survey,
@@ -35,6 +34,7 @@ from coral.training import export
 from coral.training.base import BaseModel
 from coral.training.causal import require_packing
 from coral.training.checkpoint import Position
+from coral.training.collated import collated_evaluation_set, collated_train_set
 from coral.training.course import StageLog
 from coral.training.data import (
     BatchSource,
@@ -66,6 +66,7 @@ from coral.training.evaluation import (
 )
 from coral.training.failures import failure_of
 from coral.training.job import JobLog, JobRunner
+from coral.training.memory import peak_bytes, reset_peak
 from coral.training.pack import Member, Pack, packable
 from coral.training.prefix import Prefixes
 from coral.training.slots import best, slot_rates
@@ -75,6 +76,17 @@ from coral.training.token_cache import TokenCache
 CURVE_POINTS = 200
 SURVEY_LENGTH = 512
 """Texts are measured for the survey up to this many tokens."""
+STREAMED = (
+    "streamed: genomes train one by one, and what lies below their adapters is shared in evaluation"
+    " alone"
+)
+NOTHING_SHARED = (
+    "the task makes the model's inputs itself: nothing below adapters is shared between genomes,"
+    " and they train one at a time"
+)
+
+Viewed = Mapping[str, Mapping[str, Predictions]]
+"""What was predicted by view, the plain one among them, and task."""
 
 
 class LoraTrainer:
@@ -93,6 +105,7 @@ class LoraTrainer:
         *,
         abstains: bool = False,
         tokens: Path | None = None,
+        processor: Any = None,
     ) -> None:
         """Args:
         prefixes: of the base, to share what lies below adapters; None to compute it each time.
@@ -101,17 +114,31 @@ class LoraTrainer:
         strategies: Coral's own, and those of plugins that plans may name.
         abstains: plans may leave examples without an answer, so all are scored for it.
         tokens: folder in which processes keep tokenized texts; None to keep none.
+        processor: of the base, for a task that makes the model's inputs itself. Its genomes
+            share no prefixes and train one at a time.
+
+        Raises:
+            TaskError: such a task is not alone.
         """
         self._abstains = abstains
+        self._processor = processor
+        self._collating = _collating_task(tasks)
+        self._notes: tuple[str, ...] = ()
+        if self._collating is not None:
+            if prefixes is not None or slots != 1:
+                self._notes = (NOTHING_SHARED,)
+            prefixes, slots = None, 1
         causal = {name for name, loaded in tasks.items() if loaded.data.causal is not None}
         self._fixed_slots = 1 if causal else slots  # packs have no place for rows of tokens
         self._remembered = remembered
         self._base = base
         self._tasks = dict(tasks)
+        if self._streams:
+            self._notes = (STREAMED,)
         self._checkpoints = checkpoints
         self._prefixes = prefixes
         self._train_sets: dict[tuple[int, int], BatchSource] = {}
-        self._splits: dict[tuple[str, int, float], EvaluationSet] = {}
+        self._splits: dict[tuple[str, int, float, str], EvaluationSet] = {}
         self._tokenized: Tokenize | None = None
         if tokens is not None:
             self._tokenized = TokenCache(base.tokenizer, base.digest, tokens)
@@ -167,6 +194,11 @@ class LoraTrainer:
                     spread=self._targets[name].spread,
                     texts=2 if loaded.data.train.pairs else 1,
                     notes=(*loaded.data.notes, *self._notes),
+                    proxies={
+                        proxy: told.stands_for
+                        for proxy, told in proxies_of(loaded.task).items()
+                        if told.stands_for
+                    },
                 )
                 for name, loaded in self._tasks.items()
             ),
@@ -204,6 +236,8 @@ class LoraTrainer:
         waiting = deque((job, JobLog()) for job in jobs)
         members: list[Member] = []
         while waiting or members:
+            if not members:
+                reset_peak(self._base.device)
             if slots == 1:
                 for job, log in waiting:
                     yield self._train_alone(job, log)
@@ -230,7 +264,7 @@ class LoraTrainer:
 
     def _evaluated(self, members: Sequence[Member]) -> Iterator[Outcome]:
         """Evaluate members that are at their ends, those on the same texts in one pass."""
-        by_texts: dict[tuple[int, float], list[Member]] = {}
+        by_texts: dict[tuple[int, float, int], list[Member]] = {}
         for member in members:
             if member.failure is not None:
                 yield self._failed(member.job, member.log, member.failure)
@@ -239,25 +273,29 @@ class LoraTrainer:
             texts = (
                 job.plan.encoding.sequence_len,
                 job.stages[job.stage].evaluation_percentage,
+                job.stage,
             )
             by_texts.setdefault(texts, []).append(member)
         for texts, together in by_texts.items():
             started = time.perf_counter()
-            examples = self._split("validation", *texts)
-            predictions = Pack(self._base, together, self._targets).predict(examples)
+            views = self._views("validation", *texts)
+            pack = Pack(self._base, together, self._targets)
+            by_view = {view: pack.predict(examples) for view, examples in views.items()}
             seconds = (time.perf_counter() - started) / len(together)
-            for member, predicted in zip(together, predictions, strict=True):
-                yield self._member_outcome(member, examples, predicted, seconds)
+            for i, member in enumerate(together):
+                predicted = {view: predictions[i] for view, predictions in by_view.items()}
+                yield self._member_outcome(member, views[PLAIN], predicted, seconds)
 
     def _member_outcome(
         self,
         member: Member,
         examples: EvaluationSet,
-        predicted: Mapping[str, Predictions],
+        predicted: Viewed,
         seconds: float,
     ) -> Outcome:
         try:
-            require_finite_predictions(predicted)
+            for by_task in predicted.values():
+                require_finite_predictions(by_task)
             return self._outcome(
                 member.job,
                 member.log,
@@ -278,11 +316,12 @@ class LoraTrainer:
         answers, metrics = [], []
         for job in finalists:
             with self._runner.trained(job, JobLog()) as trained:
-                examples = self._split("test", job.plan.encoding.sequence_len)
-                predicted = predict(trained.encoder, examples, job.plan.inference)
-                answers.append(answered(job.plan.inference, predicted, self._targets))
+                views = self._views("test", job.plan.encoding.sequence_len)
+                inference = job.plan.inference
+                by_view = self._answers(job.plan, _predicted(trained.encoder, views, inference))
+                answers.append(by_view[PLAIN])
                 needed = self._needed(job.plan, trained.encoder)
-            metrics.append(self._metrics(answers[-1], labels, needed))
+            metrics.append(self._metrics(by_view, labels, needed))
         draws = bootstrap(tasks, labels, answers, seed)
         return tuple(
             TestScore(
@@ -311,16 +350,19 @@ class LoraTrainer:
                     **({"causal": asdict(settings)} if settings else {}),
                 }
             export.write(folder, trained.encoder, self._base, {**card, "tasks": tasks})
+        if self._processor is not None:
+            self._processor.save_pretrained(str(folder))
 
     def _train_alone(self, job: TrainingJob, log: JobLog) -> Outcome:
         """Train one job and evaluate it."""
+        reset_peak(self._base.device)
         try:
             with self._runner.trained(job, log) as trained:
                 started = time.perf_counter()
                 share = job.stages[job.stage].evaluation_percentage
-                examples = self._split("validation", job.plan.encoding.sequence_len, share)
-                predicted = predict(trained.encoder, examples, job.plan.inference)
-                metrics = self._measured(job, predicted, examples.labels)
+                views = self._views("validation", job.plan.encoding.sequence_len, share, job.stage)
+                predicted = _predicted(trained.encoder, views, job.plan.inference)
+                metrics = self._measured(job, predicted, views[PLAIN].labels)
                 return self._outcome(
                     job,
                     log,
@@ -366,7 +408,7 @@ class LoraTrainer:
             inheritance=log.inheritance,
             notes=_notes(log),
             attempts=job.attempt,
-            peak_memory_bytes=self._peak_memory(),
+            peak_memory_bytes=peak_bytes(self._base.device),
         )
 
     def _failed(self, job: TrainingJob, log: JobLog, error: Exception) -> Outcome:
@@ -378,14 +420,11 @@ class LoraTrainer:
             notes=_notes(log),
             failure=failure_of(error),
             attempts=job.attempt,
-            peak_memory_bytes=self._peak_memory(),
+            peak_memory_bytes=peak_bytes(self._base.device),
         )
 
     def _measured(
-        self,
-        job: TrainingJob,
-        predictions: Mapping[str, Predictions],
-        labels: Mapping[str, NDArray[Any]],
+        self, job: TrainingJob, predictions: Viewed, labels: Mapping[str, NDArray[Any]]
     ) -> dict[str, float]:
         """Return the metrics of what a plan answers to validation examples, and the proxies.
 
@@ -394,21 +433,28 @@ class LoraTrainer:
         Raises:
             TaskError: a plugin raised, or a value is not finite.
         """
-        inference = job.plan.inference
-        answers = answered(inference, predictions, self._targets)
-        needed = needed_confidence(inference, answers, self._targets)
+        answers = self._answers(job.plan, predictions)
+        needed = needed_confidence(job.plan.inference, answers[PLAIN], self._targets)
         metrics = self._metrics(answers, labels, needed)
         proxies: dict[str, float] = {}
         for name, loaded in self._tasks.items():
             own = {m: value for m, value in metrics.items() if m.startswith(f"{name}.")}
+            foretold = score_proxies(loaded, labels[name], _of_task(answers, name), job.stage)
             if job.stages[job.stage].evaluation_percentage == 100:  # a part may hold one class
                 require_finite(loaded, "score()", own)
-            proxies |= score_proxies(loaded, labels[name], answers[name], job.stage)
+                require_finite(loaded, "a proxy", foretold)
+            proxies |= foretold
         names = {
-            name: [p for p, proxy in proxies_of(loaded.task).items() if proxy.stage == job.stage]
-            for name, loaded in self._tasks.items()
+            name: list(proxies_at(loaded.task, job.stage)) for name, loaded in self._tasks.items()
         }
         return {**metrics, **proxies, **means_of(proxies, names)}
+
+    def _answers(self, plan: TrainingPlan, predictions: Viewed) -> Viewed:
+        """Return predictions of every view as a plan answers."""
+        return {
+            view: answered(plan.inference, by_task, self._targets)
+            for view, by_task in predictions.items()
+        }
 
     def _needed(self, plan: TrainingPlan, encoder: MultiTaskEncoder) -> dict[str, float]:
         """Return by task how sure an answer must be; nothing if the plan always answers."""
@@ -426,19 +472,17 @@ class LoraTrainer:
         return SELECTIVE_METRICS if able else {}
 
     def _metrics(
-        self,
-        answers: Mapping[str, Predictions],
-        labels: Mapping[str, NDArray[Any]],
-        needed: Mapping[str, float],
+        self, answers: Viewed, labels: Mapping[str, NDArray[Any]], needed: Mapping[str, float]
     ) -> dict[str, float]:
         """Score answers; what a plugin raises becomes a ``TaskError`` with its traceback."""
         metrics: dict[str, float] = {}
         for name, loaded in self._tasks.items():
+            own = _of_task(answers, name)
             with named(loaded, "score()"):
-                metrics |= score_task(loaded.task, labels[name], answers[name])
+                metrics |= score_task(loaded.task, labels[name], own)
             if self._selective(name):
                 given = score_given(
-                    self._targets[name], labels[name], answers[name], needed.get(name, 0.0)
+                    self._targets[name], labels[name], own[PLAIN], needed.get(name, 0.0)
                 )
                 metrics |= {f"{name}.{metric}": value for metric, value in given.items()}
         more = set(SELECTIVE_METRICS) if all(map(self._selective, self._tasks)) else set()
@@ -450,20 +494,61 @@ class LoraTrainer:
             tokenized = partial(tokenize, self._base.tokenizer)
             return StreamedSet(tasks=self._tasks, tokenized=tokenized, sequence_len=key[0])
         if key not in self._train_sets:
-            self._train_sets[key] = build_train_set(
-                self._tasks, self._base.tokenizer, *key, self._tokenized
+            self._train_sets[key] = (
+                build_train_set(self._tasks, self._base.tokenizer, *key, self._tokenized)
+                if self._collating is None
+                else collated_train_set(self._collating, self._processor, *key)
             )
         return self._train_sets[key]
 
-    def _split(self, split: str, sequence_len: int, percentage: float = 100) -> EvaluationSet:
-        key = (split, sequence_len, percentage)
+    def _views(
+        self, split: str, sequence_len: int, percentage: float = 100, stage: int | None = None
+    ) -> dict[str, EvaluationSet]:
+        """Return a split by the views that are needed, the plain one among them.
+
+        Args:
+            stage: index of the one whose proxies are needed besides metrics.
+        """
+        needed = (view for loaded in self._tasks.values() for view in views_of(loaded.task, stage))
+        return {
+            view: self._split(split, sequence_len, percentage, view)
+            for view in dict.fromkeys((PLAIN, *needed))
+        }
+
+    def _viewed(self, task: str, part: Examples, view: str) -> Examples:
+        """Return examples of a task as its view shows them."""
+        with named(self._tasks[task], "view()"):
+            return viewed(self._tasks[task].task, part, view)
+
+    def _views_of(self, task: str) -> set[str]:
+        """Return every view that a task is ever predicted on, but the plain one."""
+        own = self._tasks[task].task
+        return {*views_of(own), *(proxy.view for proxy in proxies_of(own).values())} - {PLAIN}
+
+    def _split(
+        self, split: str, sequence_len: int, percentage: float = 100, view: str = PLAIN
+    ) -> EvaluationSet:
+        """Return a share of a split of all tasks, or of those that have a view as it shows them."""
+        key = (split, sequence_len, percentage, view)
         if key not in self._splits:
             parts = {
                 name: evaluation_part(getattr(loaded.data, split), percentage)
                 for name, loaded in self._tasks.items()
             }
-            self._splits[key] = build_evaluation_set(
-                parts, self._base.tokenizer, sequence_len, self._tasks, self._tokenized
+            if view != PLAIN:
+                parts = {
+                    name: self._viewed(name, part, view)
+                    for name, part in parts.items()
+                    if view in self._views_of(name)
+                }
+            self._splits[key] = (
+                build_evaluation_set(
+                    parts, self._base.tokenizer, sequence_len, self._tasks, self._tokenized
+                )
+                if self._collating is None
+                else collated_evaluation_set(
+                    self._collating, parts[self._collating.name], self._processor, sequence_len
+                )
             )
         return self._splits[key]
 
@@ -471,21 +556,27 @@ class LoraTrainer:
     def _streams(self) -> bool:
         return any(loaded.data.stream is not None for loaded in self._tasks.values())
 
-    @property
-    def _notes(self) -> tuple[str, ...]:
-        """What is different because data stream."""
-        if not self._streams:
-            return ()
-        return (
-            "streamed: genomes train one by one, and what lies below their adapters is shared in"
-            " evaluation alone",
-        )
 
-    def _peak_memory(self) -> int:
-        if self._base.device.type == "cuda":
-            return int(torch.cuda.max_memory_allocated(self._base.device))
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def _collating_task(tasks: Mapping[str, LoadedTask]) -> LoadedTask | None:
+    """Return the task that makes the model's inputs itself; None if all have plain texts."""
+    found = next((t for t in tasks.values() if collating(t.task) is not None), None)
+    if found is not None and len(tasks) > 1:
+        raise TaskError(
+            f"task {found.name} makes the model's inputs itself, so it must be the only one of its"
+            f" run, got {', '.join(tasks)}.\nGive the other tasks runs of their own."
+        )
+    return found
+
+
+def _predicted(
+    encoder: MultiTaskEncoder, views: Mapping[str, EvaluationSet], inference: InferencePlan
+) -> Viewed:
+    return {view: predict(encoder, examples, inference) for view, examples in views.items()}
+
+
+def _of_task(answers: Viewed, task: str) -> dict[str, Predictions]:
+    """Return one task's answers by view, of the views that it has."""
+    return {view: by_task[task] for view, by_task in answers.items() if task in by_task}
 
 
 def _notes(log: JobLog) -> tuple[str, ...]:

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coral.errors import TaskError
-
-from .columns import texts_in
-from .reading import Rows
+from coral.tasks.columns import texts_in
+from coral.tasks.reading import Rows
 
 COMPLETION = "completion"
 MESSAGES_NAMES = ("messages", "conversations", "conversation", "dialog", "dialogue", "chat")

@@ -7,7 +7,7 @@ from typing import Any
 
 from coral.errors import TaskError
 
-from .labels import (
+from coral.tasks.labels import (
     flag_of,
     in_order,
     members_of,

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from coral.errors import TaskError
 
-from .reading import SPLITS, data_reader, files_at, first_line
+from coral.tasks.reading import SPLITS, data_reader, files_at, first_line
 
 ROWS_AT_ONCE = 1000
 """Rows of a table that are read together."""

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from coral.errors import TaskError
 from coral.ports import CausalSettings, DataContext, Examples, TaskData
 from coral.tasks import GENERATION_METRICS, LANGUAGE_METRICS, score_language
+from coral.tasks.columns import texts_in
+from coral.tasks.reading import Rows, read
+from coral.tasks.splitting import Shares, split
 
-from .columns import texts_in
 from .conversing import (
     COMPLETION,
     PROMPT_FORMATS,
@@ -23,8 +25,6 @@ from .conversing import (
     messages_column,
     questions_in,
 )
-from .reading import Rows, read
-from .splitting import Shares, split
 
 FORMATS = ("chat", "alpaca", "alpaca-chat", "completion")
 

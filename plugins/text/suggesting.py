@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from coral.ports import DataContext
+from coral.tasks.columns import LABEL_NAMES, NUMBER_NAMES, label_columns, pair_in, text_columns
+from coral.tasks.reading import Rows, read
 
-from .columns import LABEL_NAMES, NUMBER_NAMES, label_columns, pair_in, text_columns
 from .conversing import suggest_answers
-from .reading import Rows, read
 
 LOOKED_AT = 2000
 """Rows that are looked at to tell what labels are."""

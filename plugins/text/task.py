@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,21 +11,32 @@ from numpy.typing import NDArray
 
 from coral.errors import TaskError
 from coral.ports import DataContext, Examples, Problem, TaskData
+from coral.records import Direction
 from coral.tasks import (
     CLASSIFICATION_METRICS,
     MULTILABEL_METRICS,
+    PERTURBED,
     REGRESSION_METRICS,
+    ClassificationScoring,
+    perturbed,
     score_classification,
     score_multilabel,
     score_regression,
 )
+from coral.tasks.columns import (
+    LABEL_NAMES,
+    NUMBER_NAMES,
+    Named,
+    label_columns,
+    text_columns,
+    texts_in,
+)
+from coral.tasks.labels import Labels, classes_in, label_sets_in, numbers_in, strata_of
+from coral.tasks.reading import Rows, read
+from coral.tasks.splitting import Shares, split
 
-from .columns import LABEL_NAMES, NUMBER_NAMES, Named, label_columns, text_columns, texts_in
-from .labels import Labels, classes_in, label_sets_in, numbers_in, strata_of
-from .reading import Rows, read
 from .row_labels import class_of_rows, labels_of_rows, numbers_of_rows
 from .rows import row_sources
-from .splitting import Shares, split
 from .streaming import (
     SAMPLE,
     RowLabels,
@@ -118,6 +129,8 @@ class TextTask:
         group: column whose rows stay in one split.
         validation_share, test_share: of the rows, where the data has no such split.
         split_seed: of the splits that are made.
+        metrics: names of those that it is scored by, the primary one first, where it tells
+            classes; then each metric's better direction.
         streaming: the data are read while training asks for them, and never held whole. What
             follows is for that alone.
         train_examples: that make an epoch; required.
@@ -145,8 +158,27 @@ class TextTask:
     shuffle_buffer: int | None = None
     labels: Sequence[str] | None = None
 
+    metrics: Sequence[str] | Mapping[str, Direction] | None = None
+    _scoring: ClassificationScoring | None = field(init=False, repr=False, default=None)
+
     def __post_init__(self) -> None:
         Shares(validation=self.validation_share, test=self.test_share).check(self.name)
+        self._check_streaming()
+        sort = SORTS[self.kind]
+        if sort.problem == "single_label":
+            names = tuple(sort.metrics) if self.metrics is None else self.metrics
+            scoring = ClassificationScoring.of(self.name, names, views=(PERTURBED,))
+            object.__setattr__(self, "_scoring", scoring)
+            object.__setattr__(self, "metrics", scoring.metrics)
+            return
+        if self.metrics is not None:
+            raise TaskError(
+                f"task {self.name!r}: metrics can be chosen only where classes are told, got"
+                f" {self.metrics!r}.\nRemove it; {self.kind} has {', '.join(sort.metrics)}."
+            )
+        object.__setattr__(self, "metrics", sort.metrics)
+
+    def _check_streaming(self) -> None:
         if self.streaming:
             self._streaming.check(self.name)
             return
@@ -164,12 +196,12 @@ class TextTask:
                 )
 
     @property
-    def metrics(self) -> Mapping[str, Literal["max", "min"]]:
-        return SORTS[self.kind].metrics
-
-    @property
     def primary_metric(self) -> str:
         return next(iter(self.metrics))
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        return () if self._scoring is None else self._scoring.views
 
     def load(self, context: DataContext) -> TaskData:
         """Return the data's own splits, and those that are missing made of the train split.
@@ -283,7 +315,18 @@ class TextTask:
         )
 
     def score(self, labels: NDArray[Any], predictions: NDArray[np.float64]) -> Mapping[str, float]:
+        if self._scoring is not None:
+            return self._scoring.score(labels, predictions)
         return SORTS[self.kind].score(labels, predictions)
+
+    def view(self, examples: Examples, name: str) -> Examples:
+        """Return examples with slips in their texts, the one view there is."""
+        return perturbed(examples)
+
+    def score_views(
+        self, labels: NDArray[Any], predictions: Mapping[str, NDArray[np.float64]]
+    ) -> Mapping[str, float]:
+        return {} if self._scoring is None else self._scoring.score_views(labels, predictions)
 
     def _examples(self, rows: Rows, columns: Sequence[str], labels: NDArray[Any]) -> Examples:
         texts, *pairs = (tuple(texts_in(self.name, rows, column)) for column in columns)

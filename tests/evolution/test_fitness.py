@@ -6,7 +6,7 @@ import pytest
 
 from coral.evolution import is_fit, objective_values
 from coral.evolution.fitness import by_stage
-from coral.records import Failure, Outcome
+from coral.records import Failure, Objective, Outcome
 from tests.evolution.generations import (
     AUROC,
     SIZE,
@@ -25,6 +25,13 @@ def outcome(**metrics: float) -> Outcome:
 
 def test_objective_values_are_the_metrics_in_the_order_of_the_objectives() -> None:
     assert objective_values(outcome(size=3.0, auroc=0.9, loss=1.0), (AUROC, SIZE)) == (0.9, 3.0)
+
+
+def test_peak_memory_is_an_objective_though_it_is_no_metric() -> None:
+    memory = Objective(metric="peak_memory_bytes", direction="min")
+    measured = Outcome(key="k", stage=0, metrics={"auroc": 0.9}, peak_memory_bytes=2048)
+    assert objective_values(measured, (AUROC, memory)) == (0.9, 2048.0)
+    assert "peak_memory_bytes" not in measured.metrics
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

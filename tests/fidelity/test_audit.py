@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from coral.fidelity import NOT_PROMOTED, RuleAudit, audit_rules, stage_trust
+from coral.fidelity import NOT_PROMOTED, RuleAudit, audit_rules, proxy_trust, stage_trust
 from coral.records import Objective, Trial, Verdict
 from tests.fidelity.outcomes import climbed, outcome, trial
 
@@ -92,3 +92,21 @@ def test_the_direction_of_the_objective_does_not_change_trust() -> None:
     trials = (climbed(0, 0.5, 0.7, 0.8), climbed(1, 0.6, 0.6, 0.7))
     loss = Objective(metric="auroc", direction="min")
     assert stage_trust(trials, loss, LAST) == stage_trust(trials, AUROC, LAST)
+
+
+def test_a_proxy_is_trusted_as_far_as_it_ranks_what_it_stands_for_at_the_end() -> None:
+    def run(number: int, cheap: float, final: float) -> Trial:
+        early, late = outcome(0, cheap=cheap), outcome(1, cheap=1 - cheap, auroc=final)
+        return trial(number, (early, late), Verdict(status="completed", stage=1))
+
+    trials = [run(0, 0.1, 0.6), run(1, 0.2, 0.7), run(2, 0.3, 0.8)]
+    early, late = proxy_trust(trials, {"cheap": "auroc"}, last=1)
+    assert (early.proxy, early.metric, early.stage, early.tau, early.trials) == (
+        "cheap",
+        "auroc",
+        0,
+        1,
+        3,
+    )
+    assert (late.stage, late.tau) == (1, -1)
+    assert proxy_trust(trials, {}, last=1) == ()

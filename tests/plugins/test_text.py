@@ -14,7 +14,7 @@ import pytest
 
 from coral.errors import TaskError
 from coral.ports import DataContext, Task, TaskData
-from coral.tasks import discover
+from coral.tasks import CLASSIFICATION_METRICS, discover
 from coral.testing import TaskConformance
 
 TYPE = "text-classification"
@@ -89,6 +89,27 @@ class TestConformance(TaskConformance):
     def task(self, tmp_path: Path) -> Task:
         path = write_csv(tmp_path / "reviews.csv")
         return discover().build(TYPE, {"path": str(path), "text": "review", "label": "stars"})
+
+
+class TestConformanceWithMetricsOfAllKinds(TaskConformance):
+    @pytest.fixture
+    def task(self, tmp_path: Path) -> Task:
+        path = write_csv(tmp_path / "reviews.csv")
+        metrics = ["auroc", "ece", "fpr_at_90_recall", "robust_auroc"]
+        options = {"text": "review", "label": "stars", "metrics": metrics}
+        return discover().build(TYPE, {"path": str(path), **options})
+
+
+def test_metrics_are_asked_for_by_name_and_the_first_is_the_primary_one() -> None:
+    build = discover().build
+    task = build(TYPE, {"path": "r.csv", "metrics": ["log_loss", "robust_auroc"]})
+    assert (task.metrics, task.primary_metric) == (
+        {"log_loss": "min", "robust_auroc": "max"},
+        "log_loss",
+    )
+    assert tuple(build(TYPE, {"path": "r.csv"}).metrics) == tuple(CLASSIFICATION_METRICS)
+    with pytest.raises(TaskError, match=r"did you mean 'robust_auroc'"):
+        build(TYPE, {"path": "r.csv", "metrics": ["auroc", "robust_auc"]})
 
 
 def everything(data: TaskData) -> Counter[tuple[str, str]]:

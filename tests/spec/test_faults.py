@@ -404,8 +404,8 @@ CASES = {
         5,
         "objectives[1].metric",
         "no task of this run gives it, got f1",
-        "Metrics that exist: auroc, log_loss, train_cost, trainable_parameters, kind.auroc,"
-        " kind.log_loss, origin.auroc, origin.log_loss, origin.recall.",
+        "Metrics that exist: auroc, log_loss, peak_memory_bytes, train_cost, trainable_parameters,"
+        " kind.auroc, kind.log_loss, origin.auroc, origin.log_loss, origin.recall.",
     ),
     "an objective that one task gives, without its name": Case(
         "objectives: [recall]\n",
@@ -441,6 +441,13 @@ CASES = {
         "objectives[1]",
         "auroc must be named once, it is already above",
         "Remove one of the two.",
+    ),
+    "a first objective that nobody can measure again": Case(
+        "objectives: [peak_memory_bytes, auroc]\n",
+        3,
+        "objectives[0]",
+        "can't begin with peak_memory_bytes, which no two runs measure the same",
+        "Put first what decides who is handed over",
     ),
     "no objectives": Case(
         "objectives: []\n",

@@ -187,6 +187,14 @@ class RaisingGenes(Fake):
         (Fake(profile=3), "profile must be a profile's name or its path, got 3"),
         (Fake(profile=Path("absent.yaml")), "profile must be a file that exists"),
         (Fake(difficulty=3), "difficulty must be a method"),
+        (Fake(views=["loud"]), "a task with views must have the method view"),
+        (Fake(views=["loud"], view=print), "a task with views must have the method score_views"),
+        (
+            Fake(views="loud", view=print, score_views=print),
+            "views must be names of views, got str",
+        ),
+        (Fake(views=["plain"], view=print, score_views=print), "views other than 'plain'"),
+        (Fake(collate=print), "a task with collate must have the method lengths"),
     ],
 )
 def test_a_malformed_task_is_refused_when_it_is_built(task: Any, told: str) -> None:
@@ -209,6 +217,19 @@ def test_a_malformed_task_is_refused_when_it_is_built(task: Any, told: str) -> N
 )
 def test_a_malformed_proxy_is_refused(stage: int, name: str, told: str) -> None:
     task = Fake(proxies={name: Proxy(score=lambda labels, predictions: 0.0, stage=stage)})
+    plugin = Plugin(name="letters", origin="/plugins/letters", tasks={"fake": lambda: task})
+    assert told in error_of(lambda: Registry(plugins=(plugin,)).build("fake", {}))
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"stands_for": "f1"}, "proxies.margin.stands_for must be a metric, got 'f1'"),
+        ({"view": "loud"}, "proxies.margin.view must be a view of the task, got 'loud'"),
+    ],
+)
+def test_a_proxy_of_what_does_not_exist_is_refused(options: dict[str, str], told: str) -> None:
+    task = Fake(proxies={"margin": Proxy(score=lambda labels, predictions: 0.0, **options)})
     plugin = Plugin(name="letters", origin="/plugins/letters", tasks={"fake": lambda: task})
     assert told in error_of(lambda: Registry(plugins=(plugin,)).build("fake", {}))
 

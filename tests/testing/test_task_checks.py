@@ -153,6 +153,25 @@ class NanProxy(Sound):
         }
 
 
+class Viewed(Sound):
+    """One more metric, on shouted texts."""
+
+    metrics: Mapping[str, Any] = {**CLASSIFICATION_METRICS, "loud_auroc": "max"}
+    views = ("loud",)
+
+    def view(self, examples: Examples, name: str) -> Examples:
+        return dataclasses.replace(examples, texts=tuple(text.upper() for text in examples.texts))
+
+    def score_views(self, labels: Any, predictions: Any) -> Mapping[str, float]:
+        return {"loud_auroc": self.score(labels, predictions["loud"])["auroc"]}
+
+
+class LooksAround(Viewed):
+    def view(self, examples: Examples, name: str) -> Examples:
+        longest = max(examples.texts, key=lambda text: (len(text), text))
+        return dataclasses.replace(examples, texts=(longest,) * len(examples))
+
+
 class BrokenGenes(Sound):
     genes: Any = ("lora_r",)
 
@@ -199,6 +218,10 @@ BROKEN: Mapping[str, tuple[Any, str]] = {
     "scoring is repeatable and leaves its input alone": (Clumsy(), "it changed them"),
     "perfect predictions score better than random ones": (TurnedRound(), "log_loss (max) must be"),
     "a few examples can be scored": (NeedsBothClasses(), "raised ValueError: two classes"),
+    "views show each example by itself and the same each time": (
+        LooksAround(),
+        "view('loud') must show an example alone as among others",
+    ),
     "proxies are finite": (NanProxy(), "the proxy spread must be a finite number on constant"),
     "odd texts do no harm": (AfraidOfEmptyTexts(), "difficulty() must take any texts"),
 }

@@ -456,6 +456,31 @@ def test_a_line_of_heirs_sees_every_example_equally_often() -> None:
         assert (times.sum(), times.max() - times.min() <= 1) == (done, True)
 
 
+def test_a_task_without_domains_is_drawn_as_it_would_be_beside_none_that_has_them() -> None:
+    strata = {name: stream(0, "beside", name).integers(2, size=60) for name in ("a", "b")}
+    lengths = {name: stream(0, "lengths", name).integers(3, 20, size=60) for name in strata}
+    once = (Stage(name="only", epoch_budget=1, data_percentage=100, survival_rate=1),)
+    drawn = []
+    for balanced in ((), {"b"}):
+        index = build_index(strata, lengths, seed=0, balanced=balanced)
+        batches = np.concatenate(stage_batches(plan_of(120), index, once, 0, seed=0))
+        drawn.append(sorted(batches[index.task[batches] == 0].tolist()))
+    assert drawn[0] == drawn[1]
+    assert index.stratum is not None
+    assert set(index.stratum[:60].tolist()) == {-1}
+    assert len(set(index.stratum[60:].tolist())) == 2
+
+
+def test_a_sampler_and_strata_go_together() -> None:
+    index = stratified_index()
+    once = (Stage(name="only", epoch_budget=1, data_percentage=100, survival_rate=1),)
+    batches = stage_batches(plan_of(8, **{"sampling.kind": "balanced"}), index, once, 0, seed=0)
+    assert index.stratum is not None
+    counts = [int(index.stratum[batch].sum()) for batch in batches]
+    assert np.mean(counts) == pytest.approx(4, abs=0.3)
+    assert set(counts) <= {3, 4, 5}
+
+
 def test_what_a_task_calls_difficult_goes_before_the_length() -> None:
     labels = {"a": np.zeros(4, np.int64), "b": np.zeros(3, np.int64)}
     lengths = {"a": np.array([9, 8, 7, 6]), "b": np.array([3, 1, 2])}
@@ -492,3 +517,31 @@ def test_one_domain_changes_no_fraction() -> None:
     plain = build_index({"a": labels}, lengths, 0)
     same = build_index({"a": strata("single_label", labels, ["all"] * 90)}, lengths, 0)
     assert np.array_equal(plain.priority, same.priority)
+
+
+def stratified_index(size: int = 400) -> TrainIndex:
+    """One task; a quarter of its examples, the long ones, are of a stratum of their own."""
+    strata = (np.arange(size) % 4 == 0).astype(np.int64)
+    lengths = stream(0, "stratified").integers(3, 20, size) + 100 * strata
+    return build_index({"task": strata}, {"task": lengths}, seed=0, balanced={"task"})
+
+
+@pytest.mark.parametrize("percentage", [5, 20, 50])
+def test_fractions_keep_the_shares_of_strata(percentage: float) -> None:
+    index = stratified_index()
+    assert index.stratum is not None
+    drawn = index.stratum[fraction(index, 0, percentage)]
+    assert drawn.mean() == pytest.approx(0.25, abs=1 / len(drawn))
+
+
+def test_every_batch_keeps_the_shares_of_strata_though_one_is_longer() -> None:
+    index = stratified_index()
+    assert index.stratum is not None
+    once = (Stage(name="only", epoch_budget=1, data_percentage=100, survival_rate=1),)
+    batches = stage_batches(plan_of(8), index, once, 0, seed=0)
+    counts = [int(index.stratum[batch].sum()) for batch in batches]
+    assert set(counts) <= {1, 2, 3}
+    assert counts.count(2) > len(counts) / 2
+    assert len(np.unique(np.concatenate(batches))) == 400
+    short = [index.length[batch][index.stratum[batch] == 0] for batch in batches]
+    assert np.mean([np.ptp(lengths) for lengths in short]) < 6

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from coral.errors import TaskError
 from coral.plan import with_values
-from coral.ports import Examples
+from coral.ports import PLAIN, Examples
 from coral.rng import stream
 from coral.training import evaluation
 from coral.training.base import BaseModel
@@ -102,7 +102,9 @@ class TestScores:
                 return {"auroc": 0.5}
 
         with pytest.raises(TaskError, match="declares the metrics"):
-            score_task(Silent("quiet", COLOURS, 3), np.zeros(2, np.int64), np.ones((2, 3)) / 3)
+            score_task(
+                Silent("quiet", COLOURS, 3), np.zeros(2, np.int64), {PLAIN: np.ones((2, 3)) / 3}
+            )
 
     def test_a_metric_that_all_tasks_have_gets_a_mean(self) -> None:
         one, two = colours(), animals()

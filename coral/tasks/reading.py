@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ class Rows(Mapping[str, list[Any]]):
         self._dataset = dataset
 
     def __getitem__(self, column: str) -> list[Any]:
+        """Return a column; images and the like as the bytes and paths that they are stored as."""
+        feature = self._dataset.features[column]
+        if getattr(feature, "decode", False):
+            stored = replace(feature, decode=False)
+            return list(self._dataset.cast_column(column, stored)[column])
         return list(self._dataset[column])
 
     def __iter__(self) -> Iterator[str]:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from coral.errors import TaskError
-
-from .reading import Rows
+from coral.tasks.reading import Rows
 
 TEXT_NAMES = ("text", "sentence", "content", "review", "body", "comment", "message", "document")
 PAIR_NAMES = (
@@ -70,6 +69,19 @@ def label_columns(
     if not names:
         raise _unknown(task, "label", "must be named", columns)
     return tuple(_checked(task, "label", name, columns) for name in names)
+
+
+def one_column(
+    task: str, role: str, columns: Sequence[str], named: str | None, usual: Sequence[str]
+) -> str:
+    """Return the column of another role, named or guessed.
+
+    Raises:
+        TaskError: there is no such column, or it can't be guessed.
+    """
+    if named is None:
+        return _guessed(task, role, columns, usual)
+    return _checked(task, role, named, columns)
 
 
 def pair_in(columns: Sequence[str]) -> tuple[str, ...]:

@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coral.errors import TaskError
-
-from .reading import Rows
+from coral.tasks.reading import Rows
 
 MOST_STRATA = 10
 """Parts of equal size that numbers are cut into, to be shared out evenly among splits."""

@@ -65,7 +65,7 @@ class TestNew:
         )
         assert told.count("wrote ") == 6
         for wanted in ("product_reviews", str(folder), f"{folder}/"):
-            assert "all 17 checks passed" in invoke("plugins", "check", wanted)
+            assert "all 18 checks passed" in invoke("plugins", "check", wanted)
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)]
         done = subprocess.run(
             command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
@@ -161,7 +161,7 @@ class TestCheck:
         )
         write_plugin("elsewhere/letters", source)
         found = ("--plugins", "elsewhere")
-        assert "all 17 checks" in invoke("plugins", "check", "fake", *found, "--options", "size=60")
+        assert "all 18 checks" in invoke("plugins", "check", "fake", *found, "--options", "size=60")
         told = invoke("plugins", "check", "fake", *found, code=1)
         assert "the option 'size' is required" in told
         told = invoke("plugins", "check", "fake", *found, "--options", "size", code=2)

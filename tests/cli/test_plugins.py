@@ -71,7 +71,7 @@ class TestNew:
             command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout
-        assert "17 passed" in done.stdout
+        assert "18 passed" in done.stdout
 
     def test_its_config_is_valid_and_its_evolution_can_be_simulated(self) -> None:
         invoke("plugins", "new", "reviews", "--output", "project")
@@ -146,7 +146,7 @@ class TestCheck:
         facts = json.loads(invoke("plugins", "check", "fake", "--json"))
         assert facts["passed"] is True
         [task] = facts["tasks"]
-        assert (task["task"], len(task["checks"])) == ("fake", 17)
+        assert (task["task"], len(task["checks"])) == ("fake", 18)
         assert {"check", "passed", "rule", "remedy"} == set(task["checks"][0])
 
     def test_options_reach_the_task_and_other_folders_the_registry(self) -> None:

@@ -9,6 +9,7 @@ say that the measurement works, and nothing about real posts.
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import tempfile
 from pathlib import Path
@@ -19,6 +20,9 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import coral
+from coral.fidelity import proxy_trust
+from coral.storage import SqliteRunStore
+from coral.stored_run import open_run
 from tests.training.vision_models import save_model, write_news
 
 CONFIG = """
@@ -63,12 +67,21 @@ def main() -> None:
         config = folder / "news.yaml"
         config.write_text(CONFIG.format(folder=folder, trials=arguments.trials))
         facts = coral.evolve(config)
+        with SqliteRunStore.read_only(folder / "run") as store:
+            run = open_run(folder / "run", store)
+            stages = run.spec.training_stages
+            measured = proxy_trust(
+                run.state().trials, {"news.text_only_auroc": "news.auroc"}, len(stages) - 1
+            )
     table = Table("stage", "text_only_auroc", "auroc itself", "trials", box=None)
     itself = {trust["stage"]: trust["kendall_tau"] for trust in facts["audit"]["stage_trust"]}
-    for trust in facts["audit"]["proxy_trust"]:
-        own = itself.get(trust["stage"])
-        cells = ("–" if tau is None else f"{tau:.2f}" for tau in (trust["kendall_tau"], own))
-        table.add_row(trust["stage"], *cells, str(trust["trials"]))
+    for trust in measured:
+        name = stages[trust.stage].name
+        own = itself.get(name)
+        cells = (
+            "–" if tau is None or math.isnan(tau) else f"{tau:.2f}" for tau in (trust.tau, own)
+        )
+        table.add_row(name, *cells, str(trust.trials))
     console = Console()
     console.print("Kendall's tau with auroc at the last stage")
     console.print(table)

@@ -65,13 +65,13 @@ class TestNew:
         )
         assert told.count("wrote ") == 6
         for wanted in ("product_reviews", str(folder), f"{folder}/"):
-            assert "all 17 checks passed" in invoke("plugins", "check", wanted)
+            assert "all 18 checks passed" in invoke("plugins", "check", wanted)
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder)]
         done = subprocess.run(
             command, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout
-        assert "17 passed" in done.stdout
+        assert "18 passed" in done.stdout
 
     def test_its_config_is_valid_and_its_evolution_can_be_simulated(self) -> None:
         invoke("plugins", "new", "reviews", "--output", "project")
@@ -146,7 +146,7 @@ class TestCheck:
         facts = json.loads(invoke("plugins", "check", "fake", "--json"))
         assert facts["passed"] is True
         [task] = facts["tasks"]
-        assert (task["task"], len(task["checks"])) == ("fake", 17)
+        assert (task["task"], len(task["checks"])) == ("fake", 18)
         assert {"check", "passed", "rule", "remedy"} == set(task["checks"][0])
 
     def test_options_reach_the_task_and_other_folders_the_registry(self) -> None:
@@ -161,7 +161,7 @@ class TestCheck:
         )
         write_plugin("elsewhere/letters", source)
         found = ("--plugins", "elsewhere")
-        assert "all 17 checks" in invoke("plugins", "check", "fake", *found, "--options", "size=60")
+        assert "all 18 checks" in invoke("plugins", "check", "fake", *found, "--options", "size=60")
         told = invoke("plugins", "check", "fake", *found, code=1)
         assert "the option 'size' is required" in told
         told = invoke("plugins", "check", "fake", *found, "--options", "size", code=2)

@@ -467,6 +467,17 @@ class TestFailuresAreOutcomes:
         assert late.failure.kind == "plugin"
         assert "the proxy broken: ZeroDivisionError" in late.failure.message
 
+    @pytest.mark.parametrize(("share", "fails"), [(50, False), (100, True)])
+    def test_a_proxy_may_be_undefined_on_a_part_of_the_split(
+        self, build_trainer: BuildTrainer, share: float, fails: bool
+    ) -> None:
+        task = with_proxies(unclear=Proxy(score=lambda labels, predictions: math.nan, stage=0))
+        stage = replace(LADDER[0], evaluation_percentage=share)
+        outcome = run(build_trainer(task), make_job(stage=0, stages=(stage, *LADDER[1:])))
+        assert (outcome.failure is not None) == fails
+        if outcome.failure is not None:
+            assert "a proxy must return finite numbers" in outcome.failure.message
+
     def test_what_a_failed_job_spent_is_reported(self, build_trainer: BuildTrainer) -> None:
         wild = make_job({"schedule.learning_rate": 1e6})
         outcome = run(build_trainer(), wild)

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from coral.errors import TaskError
-
 from coral.tasks.labels import (
     flag_of,
     in_order,
@@ -17,6 +16,7 @@ from coral.tasks.labels import (
     separator_in,
     value_of,
 )
+
 from .rows import Row
 
 Encode = Callable[[Row], Any]

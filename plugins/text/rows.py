@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from coral.errors import TaskError
-
 from coral.tasks.reading import SPLITS, data_reader, files_at, first_line
 
 ROWS_AT_ONCE = 1000

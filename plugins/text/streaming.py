@@ -13,11 +13,11 @@ import numpy as np
 
 from coral.errors import TaskError
 from coral.ports import Examples, ExampleStream
-
 from coral.tasks.columns import text_of
+from coral.tasks.splitting import Shares, plain
+
 from .row_labels import Encode
 from .rows import Row, RowSource
-from coral.tasks.splitting import Shares, plain
 
 EXAMPLES_AT_ONCE = 256
 SAMPLE = 2000

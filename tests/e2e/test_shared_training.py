@@ -67,9 +67,13 @@ def test_every_training_is_paid_for_once(project: Path) -> None:
 
 def test_what_is_shared_differs_by_the_answers_alone(project: Path) -> None:
     by_weights: dict[str, list[dict[str, Any]]] = {}
+    losses: dict[tuple[str, float], set[float]] = {}
     for trial in trials_of(project, "run"):
+        temperature = trial["candidate"]["genome"]["inference.temperature"]
         for outcome in trial["outcomes"]:
-            by_weights.setdefault(outcome["key"].partition("+")[0], []).append(outcome)
+            weights = outcome["key"].partition("+")[0]
+            by_weights.setdefault(weights, []).append(outcome)
+            losses.setdefault((weights, temperature), set()).add(outcome["metrics"]["log_loss"])
     shared = [group for group in by_weights.values() if len(group) > 1]
     assert shared
     for first, *others in shared:
@@ -78,8 +82,8 @@ def test_what_is_shared_differs_by_the_answers_alone(project: Path) -> None:
             assert other["curve"] == first["curve"]
             for metric in ("accuracy", "gradient_norm", "train_cost"):
                 assert other["metrics"][metric] == pytest.approx(first["metrics"][metric])
-        answers = {(o["metrics"]["log_loss"], o["metrics"]["coverage"]) for o in (first, *others)}
-        assert len(answers) == 1 + len(others)
+    by_temperature = [loss for own in losses.values() for loss in own]
+    assert len(by_temperature) == len(set(by_temperature)) == len(losses)
 
 
 def test_the_champion_answers_as_its_genome_says(project: Path) -> None:

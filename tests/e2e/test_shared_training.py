@@ -99,7 +99,7 @@ def test_the_champion_answers_as_its_genome_says(project: Path) -> None:
 
 
 def test_a_killed_run_decides_alike(project: Path) -> None:
-    kill_after(project, "killed", 6, "killed")
-    resumed = coral(project, "resume", "killed", cache="killed")
+    kill_after(project, "killed", 6, "cache-killed")
+    resumed = coral(project, "resume", "killed", cache="cache-killed")
     assert resumed.returncode == 0, resumed.stderr
     assert decisions(project, "killed") == decisions(project, "run")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from coral.errors import ModelError
+from coral.errors import ModelError, TaskError
 from coral.settings import RunSpec
 from coral.spec import locate
 from coral.storage import cache_location
@@ -76,6 +76,22 @@ def out_of_reach(spec: RunSpec) -> dict[HubNeed, Standing]:
     """Return what a run takes from the hub that is neither here nor to be had at the moment."""
     found = {need: standing(need, spec.cache) for need in hub_needs(spec)}
     return {need: told for need, told in found.items() if told.state == "out of reach"}
+
+
+def require_within_reach(spec: RunSpec) -> None:
+    """Check that what a run takes from the hub is here or can be had.
+
+    Raises:
+        ModelError: the model is out of reach.
+        TaskError: so are data.
+    """
+    for need, found in out_of_reach(spec).items():
+        error = ModelError if need.kind == "model" else TaskError
+        raise error(
+            f"{need.key}: {need.name} is not on this machine, and the hub is out of reach:"
+            f" {found.told}.\nConnect, fetch it into the Hugging Face cache, or name a local folder"
+            " or file."
+        )
 
 
 def hub_data(path: str) -> str | None:

@@ -89,8 +89,10 @@ def require_survivors(state: EvolutionState) -> None:
     reasons = Counter(trial.verdict.rule for trial in state.trials)
     told = "; ".join(f"{count} x {rule}" for rule, count in reasons.most_common())
     example = next(trial.verdict.reason for trial in state.trials)
+    remedy = "Lower the upper bound of learning_rate, or loosen the prune rules"
+    if set(reasons) == {"plugin"}:
+        remedy = "Correct the plugin, and begin a new run"
     raise NoSurvivorsError(
         f"no trial of generation 0 survived, so there is nothing to evolve: {told}."
-        f" First one: {example}\nLower the upper bound of learning_rate, loosen the prune rules,"
-        " or look at the tracebacks with `coral show RUN --failures`."
+        f" First one: {example}\n{remedy}. `coral show RUN --failures` has the tracebacks."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from coral.hub import require_within_reach
 from coral.ports import DataContext
 from coral.reporting import Facts
 from coral.spec import LoadedConfig
@@ -20,6 +21,7 @@ def view_data(config: LoadedConfig, registry: Registry) -> Facts:
     from coral.training.looking import look_at
 
     spec = config.spec
+    require_within_reach(spec)
     context = DataContext(cache_dir=cache_location(spec.cache).tasks)
     loaded = {
         task.name: task_calls(

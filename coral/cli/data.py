@@ -22,6 +22,8 @@ def print_data(facts: dict[str, Any], console: Console) -> None:
         console.print(sought, soft_wrap=True)
         for note in task["notes"]:
             console.print(Text(note), soft_wrap=True)
+        if repeated := task["repeated_texts"]:
+            console.print(Text(f"{repeated:,} texts to train on are there before"), soft_wrap=True)
         for pair, count in task["shared_texts"].items():
             if count:
                 warning = f"{count} texts are in {pair}: what is measured there is too good"

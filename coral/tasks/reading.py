@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,9 @@ def read(
             found = datasets.load_from_disk(path)
         elif files := files_at(task, path):
             builder, options = data_reader(task, files)
-            found = datasets.load_dataset(builder, data_files=files, cache_dir=cache, **options)
+            found = datasets.load_dataset(
+                builder, data_files=by_split(files), cache_dir=cache, **options
+            )
         else:
             found = datasets.load_dataset(path, subset, revision=revision, cache_dir=cache)
     except DatasetGenerationError as error:
@@ -154,6 +157,22 @@ def files_at(task: str, path: str) -> list[str]:
             f"Correct the path; it was looked for at {place.absolute()}."
         )
     return []
+
+
+def by_split(files: Sequence[str]) -> dict[str, list[str]]:
+    """Return files by the split that their names begin with, or that their folder is called.
+
+    They are all ``train`` unless each of them names a split, and one of them ``train``.
+    """
+    found: dict[str, list[str]] = {}
+    for file in files:
+        place = Path(file.partition("?")[0])
+        names = (re.split(r"[^a-z]", place.stem.lower())[0], place.parent.name.lower())
+        split = next((SPLITS[name] for name in names if name in SPLITS), None)
+        if split is None:
+            return {"train": list(files)}
+        found.setdefault(split, []).append(file)
+    return found if "train" in found else {"train": list(files)}
 
 
 def data_reader(task: str, files: list[str]) -> tuple[str, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import re
 import threading
 import warnings
@@ -252,6 +253,7 @@ def hush() -> None:
     """Keep the libraries' bars and notices off a screen that shows a whole run."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     # tqdm's own lock is a semaphore, which a stopped worker would leave behind.
     tqdm.set_lock(threading.RLock())

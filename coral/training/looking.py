@@ -64,6 +64,7 @@ def look_at(
 def _whole(data: TaskData, splits: Mapping[str, Examples]) -> dict[str, Any]:
     """Return what is said of a task's data as a whole."""
     return {
+        "repeated_texts": len(data.train) - len(set(data.train.contents)),
         "shared_texts": {
             f"{one} and {two}": len(set(splits[one].contents) & set(splits[two].contents))
             for one, two in combinations(splits, 2)

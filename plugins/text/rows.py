@@ -7,11 +7,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
 from coral.errors import TaskError
-from coral.tasks.reading import SPLITS, data_reader, files_at, first_line
+from coral.tasks.reading import SPLITS, by_split, data_reader, files_at, first_line
 
 ROWS_AT_ONCE = 1000
 """Rows of a table that are read together."""
@@ -55,13 +56,17 @@ def row_sources(
     if builder in ("csv", "json"):
         rows = _lines if builder == "json" else _table
 
-        def read() -> Iterator[Row]:
-            for file in files:
+        def read(own: Sequence[str]) -> Iterator[Row]:
+            for file in own:
                 yield from rows(task, file, **options)
 
-        return {"train": RowSource(digest=_told_of(task, files), read=read)}
+        return {
+            split: RowSource(digest=_told_of(task, own), read=partial(read, own))
+            for split, own in by_split(files).items()
+        }
     if builder == "parquet":
-        return _published(task, path, _told_of(task, files), (builder,), {"data_files": files})
+        told = _told_of(task, files)
+        return _published(task, path, told, (builder,), {"data_files": by_split(files)})
     raise TaskError(
         f"task {task!r}: {path} can't be read row by row, as `streaming: true` asks.\nStream CSV,"
         " TSV, JSON Lines or Parquet files, or what datasets holds; or leave streaming out."

@@ -432,3 +432,23 @@ def test_columns_that_are_given_need_no_guess(
     path = str(write_lines(tmp_path / "data.jsonl", rows))
     context = DataContext(cache_dir=tmp_path / "cache")
     assert discover().suggest(path, context, options) == (kind, {"path": path, **options})
+
+
+def test_files_called_after_splits_are_these_splits(tmp_path: Path, load: Load) -> None:
+    folder = tmp_path / "folder"
+    (folder / "dev").mkdir(parents=True)
+    write_lines(folder / "train-0.jsonl", ROWS[:60])
+    write_lines(folder / "dev" / "rows.jsonl", ROWS[60:75])
+    write_lines(folder / "test.jsonl", ROWS[75:])
+    data = load(folder)
+    assert data.test.texts == tuple(row["review"] for row in ROWS[75:])
+    assert data.validation.texts == tuple(row["review"] for row in ROWS[60:75])
+    assert len(data.train) == 60
+
+
+def test_files_of_which_one_names_no_split_are_all_one(tmp_path: Path, load: Load) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name, rows in (("test", ROWS[:45]), ("other", ROWS[45:])):
+        write_lines(folder / f"{name}.jsonl", rows)
+    assert sum(everything(load(folder)).values()) == 90

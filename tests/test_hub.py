@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from coral.hub import HubNeed, hub_data, hub_needs, model_folder, out_of_reach, standing
+from coral.errors import ModelError, TaskError
+from coral.hub import (
+    HubNeed,
+    hub_data,
+    hub_needs,
+    model_folder,
+    out_of_reach,
+    require_within_reach,
+    standing,
+)
 from coral.settings import RunSpec, TaskSettings
 from tests.hubs import NOWHERE, PARAMETERS, point_at, serving
 
@@ -90,3 +99,23 @@ def test_what_is_in_a_cache_needs_no_network(
     assert standing(MODEL).state == "here"
     (tmp_path / "cache" / "tasks" / "datasets" / "org___data").mkdir(parents=True)
     assert standing(DATA).state == "here"
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "error", "told"),
+    [
+        ("org/model", "data.csv", ModelError, "base_model: org/model is not on this machine"),
+        (".", "org/data", TaskError, r"tasks\[0\].path: org/data is not on this machine"),
+    ],
+)
+def test_what_is_needed_and_out_of_reach_is_one_clear_error(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    path: str,
+    error: type[Exception],
+    told: str,
+) -> None:
+    point_at(NOWHERE, tmp_path, monkeypatch)
+    with pytest.raises(error, match=told):
+        require_within_reach(spec(model, path))

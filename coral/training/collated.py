@@ -13,8 +13,9 @@ from coral.capabilities import collating
 from coral.errors import TaskError
 from coral.ports import Examples, HasCollate
 from coral.training.batches import Indices
-from coral.training.data import EvaluationSet, LoadedTask, TrainSet, train_set_of
+from coral.training.data import LoadedTask, TrainSet, train_set_of
 from coral.training.evaluation import named
+from coral.training.evaluation_sets import EvaluationSet
 
 REQUIRED = ("input_ids", "attention_mask")
 

@@ -23,7 +23,6 @@ from coral.plan import AdapterPlan, TrainingPlan, adapted_modules
 from coral.rng import derive_seed
 from coral.training.base import BaseModel
 from coral.training.batches import Indices
-from coral.training.data import ModelInputs, Padded, TokenizedTexts, on_device
 from coral.training.dropout import SeededDropout
 from coral.training.factors import Factors
 from coral.training.failures import DivergedError
@@ -31,6 +30,7 @@ from coral.training.folded import fold
 from coral.training.prefix import WHOLE, Entrance, Prefixes
 from coral.training.recompute import recomputing
 from coral.training.targets import Target
+from coral.training.texts import ModelInputs, Padded, TokenizedTexts, on_device
 from coral.training.token_rows import TokenBatch, summed_loss, token_batch
 
 MAX_TORCH_SEED = 2**63 - 1

@@ -18,17 +18,13 @@ from coral.ports import PLAIN, Task
 from coral.records import Interval
 from coral.rng import stream
 from coral.training.conversations import turn_ends
-from coral.training.data import (
-    Answers,
-    EvaluationSet,
-    LoadedTask,
-    batched_by_length,
-    tokens_at_once,
-)
+from coral.training.data import LoadedTask
 from coral.training.encoder import MultiTaskEncoder
+from coral.training.evaluation_sets import Answers, EvaluationSet
 from coral.training.failures import DivergedError
 from coral.training.generation import exact_match, generate, rouge_l
 from coral.training.targets import Target
+from coral.training.texts import batched_by_length, tokens_at_once
 from coral.training.token_rows import token_statistics
 
 RESAMPLES = 500

@@ -20,9 +20,9 @@ from coral.plan import InferencePlan
 from coral.ports import CausalSettings, Examples
 from coral.training.base import BaseModel, load_base
 from coral.training.conversations import Renderer, turn_ends
-from coral.training.data import build_evaluation_set
 from coral.training.encoder import MultiTaskEncoder, require_coverage
 from coral.training.evaluation import answered, predict
+from coral.training.evaluation_sets import build_evaluation_set
 from coral.training.generation import generate
 from coral.training.targets import Target
 

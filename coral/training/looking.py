@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from coral.ports import Examples, TaskData
 from coral.training.conversations import Rendered, Renderer
-from coral.training.data import tokenize, tokenize_answers
+from coral.training.texts import tokenize, tokenize_answers
 
 SHOWN = 3
 """Examples of each task."""

@@ -15,9 +15,10 @@ from coral.plan import SchedulePlan, warmup_steps
 from coral.rng import derive_seed
 from coral.training.batches import Indices
 from coral.training.course import Course, Leg, StageLog
-from coral.training.data import Batch, TrainSet, as_tokenized, on_device
+from coral.training.data import Batch, TrainSet
 from coral.training.encoder import MAX_TORCH_SEED, MultiTaskEncoder
 from coral.training.failures import DivergedError
+from coral.training.texts import as_tokenized, on_device
 
 CHECK_EVERY = 8
 """Steps between looks at the losses; each look waits for the device."""

@@ -16,18 +16,10 @@ from coral.training.base import BaseModel
 from coral.training.batches import Indices
 from coral.training.checkpoint import dump_tensors, moments_in
 from coral.training.course import Course, Leg
-from coral.training.data import (
-    Batch,
-    EvaluationSet,
-    Padded,
-    TokenizedTexts,
-    as_tokenized,
-    batched_by_length,
-    on_device,
-    tokens_at_once,
-)
+from coral.training.data import Batch
 from coral.training.encoder import pool
 from coral.training.evaluation import Predictions
+from coral.training.evaluation_sets import EvaluationSet
 from coral.training.failures import DivergedError
 from coral.training.job import Begun, JobLog
 from coral.training.loop import (
@@ -40,6 +32,14 @@ from coral.training.loop import (
 from coral.training.prefix import Entrance, entering
 from coral.training.stacked import Rows, StackedAdamW, StackedAdapters, Weights
 from coral.training.targets import Target
+from coral.training.texts import (
+    Padded,
+    TokenizedTexts,
+    as_tokenized,
+    batched_by_length,
+    on_device,
+    tokens_at_once,
+)
 
 Input = tuple[TokenizedTexts, Indices]
 """Texts, and which of them."""

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from coral.sharing import highest_kept
 from coral.training.base import BaseModel
 from coral.training.batches import Indices
-from coral.training.data import (
+from coral.training.texts import (
     Padded,
     TokenizedTexts,
     batched_by_length,

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from coral.training.base import BaseModel
-from coral.training.data import on_device
 from coral.training.dropout import dropout_mask
+from coral.training.texts import on_device
 from coral.training.transfer import Moments
 
 BETAS = (0.9, 0.999)

@@ -21,14 +21,8 @@ from coral.ports import Examples, ExampleStream, Strategies
 from coral.rng import stream
 from coral.strategies import OWN, let_in
 from coral.training.batches import Window, bucketed, share_of, stage_windows
-from coral.training.data import (
-    Batch,
-    Batches,
-    LoadedTask,
-    Tokenize,
-    TrainSet,
-    assemble,
-)
+from coral.training.data import Batch, Batches, LoadedTask, TrainSet, assemble
+from coral.training.texts import Tokenize
 
 Allowed = Callable[[NDArray[np.float64]], NDArray[np.bool_]]
 """From difficulties to which of them the curriculum lets in."""

@@ -19,7 +19,7 @@ import transformers
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from coral.training.data import Content, TokenizedTexts, tokenize
+from coral.training.texts import Content, TokenizedTexts, tokenize
 
 FACTS = "tokens.json"
 ARRAYS = {"ids": np.int64, "starts": np.int64, "segments": np.int8}

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from coral.training.batches import Indices
 from coral.training.causal import LanguageHead
-from coral.training.data import TokenizedTexts, on_device
+from coral.training.texts import TokenizedTexts, on_device
 
 CHUNK = 1024
 """Tokens whose logits are held at a time: a vocabulary of 150 000 takes 0.6 MB for each."""

@@ -36,17 +36,7 @@ from coral.training.causal import require_packing
 from coral.training.checkpoint import Position
 from coral.training.collated import collated_evaluation_set, collated_train_set
 from coral.training.course import StageLog
-from coral.training.data import (
-    BatchSource,
-    EvaluationSet,
-    LoadedTask,
-    Tokenize,
-    build_evaluation_set,
-    build_train_set,
-    data_digest,
-    evaluation_part,
-    tokenize,
-)
+from coral.training.data import BatchSource, LoadedTask, build_train_set, data_digest
 from coral.training.encoder import MultiTaskEncoder
 from coral.training.evaluation import (
     Predictions,
@@ -64,6 +54,7 @@ from coral.training.evaluation import (
     score_task,
     with_means,
 )
+from coral.training.evaluation_sets import EvaluationSet, build_evaluation_set, evaluation_part
 from coral.training.failures import failure_of
 from coral.training.job import JobLog, JobRunner
 from coral.training.memory import peak_bytes, reset_peak
@@ -71,6 +62,7 @@ from coral.training.pack import Member, Pack, packable
 from coral.training.prefix import Prefixes
 from coral.training.slots import best, slot_rates
 from coral.training.streaming import StreamedSet
+from coral.training.texts import Tokenize, tokenize
 from coral.training.token_cache import TokenCache
 
 CURVE_POINTS = 200

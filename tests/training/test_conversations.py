@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from coral.errors import ModelError, TaskError
 from coral.ports import CausalSettings, Examples
 from coral.training.conversations import PLAIN, Renderer
-from coral.training.data import tokenize_answers
+from coral.training.texts import tokenize_answers
 from tests.training.language import CHATML, build_tokenizer, conversation
 
 LLAMA_3 = (

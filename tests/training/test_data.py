@@ -7,13 +7,9 @@ from hypothesis import strategies as st
 
 from coral.ports import Examples
 from coral.training.base import BaseModel
-from coral.training.data import (
-    build_evaluation_set,
-    build_train_set,
-    data_digest,
-    evaluation_part,
-    tokenize,
-)
+from coral.training.data import build_train_set, data_digest
+from coral.training.evaluation_sets import build_evaluation_set, evaluation_part
+from coral.training.texts import tokenize
 from tests.training.models import VOCABULARY, animals, colours, load
 
 WORD = {word: number for number, word in enumerate(VOCABULARY)}

@@ -12,10 +12,10 @@ from torch import nn
 from coral.errors import CheckpointError, PlanError
 from coral.plan import with_values
 from coral.training.base import BaseModel
-from coral.training.data import tokenize
 from coral.training.dropout import SeededDropout
 from coral.training.encoder import MultiTaskEncoder, adapted, lora_config, pool
 from coral.training.failures import DivergedError
+from coral.training.texts import tokenize
 from tests.training.conftest import SEED, plan
 from tests.training.models import targets
 

@@ -13,9 +13,9 @@ from coral.ports import PLAIN, Examples
 from coral.rng import stream
 from coral.training import evaluation
 from coral.training.base import BaseModel
-from coral.training.data import EvaluationSet, build_evaluation_set
 from coral.training.encoder import MultiTaskEncoder, adapted
 from coral.training.evaluation import bootstrap, interval, predict, score_task, with_means
+from coral.training.evaluation_sets import EvaluationSet, build_evaluation_set
 from coral.training.failures import DivergedError
 from tests.training.conftest import SEED, plan
 from tests.training.models import COLOURS, KeywordTask, animals, colours, targets

@@ -16,11 +16,11 @@ from coral.errors import ModelError
 from coral.plan import digest_of
 from coral.ports import Problem
 from coral.training.base import BaseModel, load_base
-from coral.training.data import tokenize
 from coral.training.encoder import pool
 from coral.training.evaluation import predict
 from coral.training.export import Predictor
 from coral.training.job import JobLog
+from coral.training.texts import tokenize
 from coral.training.trainer import LoraTrainer
 from tests.training.conftest import SEED, BuildTrainer, MemoryCheckpoints, make_job, plan
 from tests.training.models import animals, colours

@@ -21,9 +21,9 @@ from transformers import T5Config, T5EncoderModel
 from coral.training import prefix as prefix_module
 from coral.training.base import BaseModel, load_base
 from coral.training.checkpoint import read
-from coral.training.data import TokenizedTexts, tokenize
 from coral.training.encoder import MultiTaskEncoder, adapted
 from coral.training.prefix import Prefixes
+from coral.training.texts import TokenizedTexts, tokenize
 from coral.training.trainer import LoraTrainer
 from tests.training.conftest import SEED, MemoryCheckpoints, make_job, plan
 from tests.training.models import DEPTH, FILLERS, animals, colours, load, save_model, targets

@@ -13,8 +13,9 @@ from coral.records import Outcome
 from coral.training.base import BaseModel
 from coral.training.batches import strata
 from coral.training.checkpoint import read
-from coral.training.data import LoadedTask, tokenize
+from coral.training.data import LoadedTask
 from coral.training.targets import Target
+from coral.training.texts import tokenize
 from tests.training.conftest import MemoryCheckpoints, make_job
 from tests.training.words import PROBLEMS, UNIT, WordTask, trainer_on
 

@@ -14,9 +14,10 @@ from coral.errors import TaskError
 from coral.fidelity.stages import Stage
 from coral.ports import Examples, ExampleStream
 from coral.training.base import BaseModel
-from coral.training.data import Batch, LoadedTask, tokenize
+from coral.training.data import Batch, LoadedTask
 from coral.training.prefix import Prefixes
 from coral.training.streaming import StreamedSet
+from coral.training.texts import tokenize
 from coral.training.trainer import LoraTrainer
 from tests.training.conftest import LADDER, SEED, MemoryCheckpoints, make_job, plan
 from tests.training.models import animals, colours, load

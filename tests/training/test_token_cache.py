@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 from coral.records import Outcome
 from coral.training import token_cache as tokens
 from coral.training.base import BaseModel
-from coral.training.data import Content, TokenizedTexts, tokenize
+from coral.training.texts import Content, TokenizedTexts, tokenize
 from coral.training.token_cache import FORSAKEN_SECONDS, TokenCache
 from tests.training.conftest import MemoryCheckpoints, make_job
 from tests.training.models import colours, load

@@ -14,7 +14,7 @@ from coral.ports import CausalSettings
 from coral.training import token_rows
 from coral.training.base import load_base
 from coral.training.conversations import Renderer
-from coral.training.data import TokenizedTexts, tokenize_answers
+from coral.training.texts import TokenizedTexts, tokenize_answers
 from coral.training.token_rows import (
     shared_rows,
     summed_loss,

@@ -6,64 +6,49 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import cached_property, partial
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from coral.capabilities import collating, proxies_at, proxies_of, viewed, views_of
-from coral.errors import TaskError
+from coral.capabilities import proxies_of
 from coral.fidelity import gradient_norm, loss_slope
-from coral.plan import SELECTIVE_METRICS, InferencePlan, TrainingPlan
+from coral.plan import InferencePlan, TrainingPlan
 from coral.ports import (
     PLAIN,
     CheckpointStore,
-    Examples,
     Progress,
     Strategies,
     Survey,
     TaskSurvey,
     TrainingJob,
 )
-from coral.records import Cost, Curve, Direction, Outcome, TestScore
+from coral.records import Cost, Curve, Outcome, TestScore
 from coral.strategies import OWN
 from coral.training import export
 from coral.training.base import BaseModel
 from coral.training.causal import require_packing
 from coral.training.checkpoint import Position
-from coral.training.collated import collated_evaluation_set, collated_train_set
 from coral.training.course import StageLog
-from coral.training.data import BatchSource, LoadedTask, build_train_set, data_digest
+from coral.training.data import LoadedTask, data_digest
 from coral.training.encoder import MultiTaskEncoder
 from coral.training.evaluation import (
-    Predictions,
-    answered,
     bootstrap,
     interval,
-    means_of,
-    named,
-    needed_confidence,
     predict,
-    require_finite,
     require_finite_predictions,
-    score_given,
-    score_proxies,
-    score_task,
-    with_means,
 )
-from coral.training.evaluation_sets import EvaluationSet, build_evaluation_set, evaluation_part
+from coral.training.evaluation_sets import EvaluationSet
 from coral.training.failures import failure_of
 from coral.training.job import JobLog, JobRunner
 from coral.training.memory import peak_bytes, reset_peak
 from coral.training.pack import Member, Pack, packable
 from coral.training.prefix import Prefixes
+from coral.training.scoring import Scorer, Viewed
+from coral.training.sets import DataSets
 from coral.training.slots import best, slot_rates
-from coral.training.streaming import StreamedSet
-from coral.training.texts import Tokenize, tokenize
-from coral.training.token_cache import TokenCache
 
 CURVE_POINTS = 200
 SURVEY_LENGTH = 512
@@ -76,9 +61,6 @@ NOTHING_SHARED = (
     "the task makes the model's inputs itself: nothing below adapters is shared between genomes,"
     " and they train one at a time"
 )
-
-Viewed = Mapping[str, Mapping[str, Predictions]]
-"""What was predicted by view, the plain one among them, and task."""
 
 
 class LoraTrainer:
@@ -112,11 +94,10 @@ class LoraTrainer:
         Raises:
             TaskError: such a task is not alone.
         """
-        self._abstains = abstains
         self._processor = processor
-        self._collating = _collating_task(tasks)
+        self._sets = DataSets(base, tasks, tokens, processor)
         self._notes: tuple[str, ...] = ()
-        if self._collating is not None:
+        if self._sets.collates:
             if prefixes is not None or slots != 1:
                 self._notes = (NOTHING_SHARED,)
             prefixes, slots = None, 1
@@ -125,33 +106,24 @@ class LoraTrainer:
         self._remembered = remembered
         self._base = base
         self._tasks = dict(tasks)
-        if self._streams:
+        if self._sets.stream:
             self._notes = (STREAMED,)
         self._checkpoints = checkpoints
         self._prefixes = prefixes
-        self._train_sets: dict[tuple[int, int], BatchSource] = {}
-        self._splits: dict[tuple[str, int, float, str], EvaluationSet] = {}
-        self._tokenized: Tokenize | None = None
-        if tokens is not None:
-            self._tokenized = TokenCache(base.tokenizer, base.digest, tokens)
-        if causal and self._streams:
-            raise TaskError(
-                "a task that streams can't be trained beside one whose answers are written.\n"
-                "Leave streaming out, or train them in runs of their own."
-            )
         self._targets = {name: loaded.target for name, loaded in tasks.items()}
+        self._scorer = Scorer(tasks, self._targets, abstains=abstains)
         if any(
             loaded.data.causal and loaded.data.causal.sample_packing for loaded in tasks.values()
         ):
             require_packing(base.model)
         self._runner = JobRunner(
-            base, self._targets, checkpoints, self._train_set, report, prefixes, strategies
+            base, self._targets, checkpoints, self._sets.train_set, report, prefixes, strategies
         )
 
     @cached_property
     def slot_rates(self) -> dict[int, float]:
         """Examples a second by number of jobs side by side; empty if that number is fixed."""
-        if self._fixed_slots is not None or self._streams:
+        if self._fixed_slots is not None or self._sets.stream:
             return {}
         examples = sum(len(loaded.data.train) for loaded in self._tasks.values())
         return slot_rates(self._base, self._runner, examples, self._remembered)
@@ -159,14 +131,14 @@ class LoraTrainer:
     @property
     def slots(self) -> int:
         """Most jobs that train side by side; those that read a stream do so one by one."""
-        if self._streams:
+        if self._sets.stream:
             return 1
         return self._fixed_slots or best(self.slot_rates)
 
     def survey(self) -> Survey:
         """Return what the model and the data turned out to be."""
         longest = min(SURVEY_LENGTH, self._base.max_tokens or SURVEY_LENGTH)
-        lengths = self._split("validation", longest).lengths
+        lengths = self._sets.split("validation", longest).lengths
         return Survey(
             model_digest=self._base.digest,
             data_digest=data_digest(self._tasks),
@@ -175,7 +147,7 @@ class LoraTrainer:
             tasks=tuple(
                 TaskSurvey(
                     name=name,
-                    metrics={**loaded.task.metrics, **self._selective(name)},
+                    metrics={**loaded.task.metrics, **self._scorer.selective(name)},
                     primary_metric=loaded.task.primary_metric,
                     label_names=loaded.data.label_names,
                     train_examples=loaded.data.train_examples,
@@ -198,7 +170,7 @@ class LoraTrainer:
             mean_tokens=float(lengths.mean()),
             max_tokens=self._base.max_tokens,
             versions={name: version(name) for name in ("torch", "transformers", "peft")},
-            shares_prefixes=self._prefixes is not None and not self._streams,
+            shares_prefixes=self._prefixes is not None and not self._sets.stream,
             hidden_size=self._base.hidden_size,
             slots=self.slots,
             slot_rates=tuple(self.slot_rates.items()),
@@ -270,7 +242,7 @@ class LoraTrainer:
             by_texts.setdefault(texts, []).append(member)
         for texts, together in by_texts.items():
             started = time.perf_counter()
-            views = self._views("validation", *texts)
+            views = self._sets.views("validation", *texts)
             pack = Pack(self._base, together, self._targets)
             by_view = {view: pack.predict(examples) for view, examples in views.items()}
             seconds = (time.perf_counter() - started) / len(together)
@@ -291,7 +263,7 @@ class LoraTrainer:
             return self._outcome(
                 member.job,
                 member.log,
-                metrics=self._measured(member.job, predicted, examples.labels),
+                metrics=self._scorer.measured(member.job, predicted, examples.labels),
                 position=member.course.position,
                 last=member.last.log if member.last else StageLog(),
                 parameters=member.parameters,
@@ -308,12 +280,12 @@ class LoraTrainer:
         answers, metrics = [], []
         for job in finalists:
             with self._runner.trained(job, JobLog()) as trained:
-                views = self._views("test", job.plan.encoding.sequence_len)
-                inference = job.plan.inference
-                by_view = self._answers(job.plan, _predicted(trained.encoder, views, inference))
+                views = self._sets.views("test", job.plan.encoding.sequence_len)
+                predicted = _predicted(trained.encoder, views, job.plan.inference)
+                by_view = self._scorer.answers(job.plan, predicted)
                 answers.append(by_view[PLAIN])
                 needed = self._needed(job.plan, trained.encoder)
-            metrics.append(self._metrics(by_view, labels, needed))
+            metrics.append(self._scorer.metrics(by_view, labels, needed))
         draws = bootstrap(tasks, labels, answers, seed)
         return tuple(
             TestScore(
@@ -352,9 +324,11 @@ class LoraTrainer:
             with self._runner.trained(job, log) as trained:
                 started = time.perf_counter()
                 share = job.stages[job.stage].evaluation_percentage
-                views = self._views("validation", job.plan.encoding.sequence_len, share, job.stage)
+                views = self._sets.views(
+                    "validation", job.plan.encoding.sequence_len, share, job.stage
+                )
                 predicted = _predicted(trained.encoder, views, job.plan.inference)
-                metrics = self._measured(job, predicted, views[PLAIN].labels)
+                metrics = self._scorer.measured(job, predicted, views[PLAIN].labels)
                 return self._outcome(
                     job,
                     log,
@@ -367,6 +341,13 @@ class LoraTrainer:
                 )
         except Exception as error:
             return self._failed(job, log, error)
+
+    def _needed(self, plan: TrainingPlan, encoder: MultiTaskEncoder) -> dict[str, float]:
+        """Return by task how sure an answer must be; nothing if the plan always answers."""
+        if not plan.inference.abstention:
+            return {}
+        examples = self._sets.split("validation", plan.encoding.sequence_len)
+        return self._scorer.needed(plan, predict(encoder, examples, plan.inference))
 
     def _outcome(
         self,
@@ -415,160 +396,11 @@ class LoraTrainer:
             peak_memory_bytes=peak_bytes(self._base.device),
         )
 
-    def _measured(
-        self, job: TrainingJob, predictions: Viewed, labels: Mapping[str, NDArray[Any]]
-    ) -> dict[str, float]:
-        """Return the metrics of what a plan answers to validation examples, and the proxies.
-
-        These examples also say how sure an answer must be to be given.
-
-        Raises:
-            TaskError: a plugin raised, or a value is not finite.
-        """
-        answers = self._answers(job.plan, predictions)
-        needed = needed_confidence(job.plan.inference, answers[PLAIN], self._targets)
-        metrics = self._metrics(answers, labels, needed)
-        proxies: dict[str, float] = {}
-        for name, loaded in self._tasks.items():
-            own = {m: value for m, value in metrics.items() if m.startswith(f"{name}.")}
-            foretold = score_proxies(loaded, labels[name], _of_task(answers, name), job.stage)
-            if job.stages[job.stage].evaluation_percentage == 100:  # a part may hold one class
-                require_finite(loaded, "score()", own)
-                require_finite(loaded, "a proxy", foretold)
-            proxies |= foretold
-        names = {
-            name: list(proxies_at(loaded.task, job.stage)) for name, loaded in self._tasks.items()
-        }
-        return {**metrics, **proxies, **means_of(proxies, names)}
-
-    def _answers(self, plan: TrainingPlan, predictions: Viewed) -> Viewed:
-        """Return predictions of every view as a plan answers."""
-        return {
-            view: answered(plan.inference, by_task, self._targets)
-            for view, by_task in predictions.items()
-        }
-
-    def _needed(self, plan: TrainingPlan, encoder: MultiTaskEncoder) -> dict[str, float]:
-        """Return by task how sure an answer must be; nothing if the plan always answers."""
-        if not plan.inference.abstention:
-            return {}
-        examples = self._split("validation", plan.encoding.sequence_len)
-        answers = answered(
-            plan.inference, predict(encoder, examples, plan.inference), self._targets
-        )
-        return needed_confidence(plan.inference, answers, self._targets)
-
-    def _selective(self, task: str) -> Mapping[str, Direction]:
-        """Return what a task has besides its own metrics."""
-        able = self._abstains and self._targets[task].has_probabilities
-        return SELECTIVE_METRICS if able else {}
-
-    def _metrics(
-        self, answers: Viewed, labels: Mapping[str, NDArray[Any]], needed: Mapping[str, float]
-    ) -> dict[str, float]:
-        """Score answers; what a plugin raises becomes a ``TaskError`` with its traceback."""
-        metrics: dict[str, float] = {}
-        for name, loaded in self._tasks.items():
-            own = _of_task(answers, name)
-            with named(loaded, "score()"):
-                metrics |= score_task(loaded.task, labels[name], own)
-            if self._selective(name):
-                given = score_given(
-                    self._targets[name], labels[name], own[PLAIN], needed.get(name, 0.0)
-                )
-                metrics |= {f"{name}.{metric}": value for metric, value in given.items()}
-        more = set(SELECTIVE_METRICS) if all(map(self._selective, self._tasks)) else set()
-        return with_means(metrics, [loaded.task for loaded in self._tasks.values()], more)
-
-    def _train_set(self, plan: TrainingPlan, seed: int) -> BatchSource:
-        key = (plan.encoding.sequence_len, seed)
-        if self._streams:
-            tokenized = partial(tokenize, self._base.tokenizer)
-            return StreamedSet(tasks=self._tasks, tokenized=tokenized, sequence_len=key[0])
-        if key not in self._train_sets:
-            self._train_sets[key] = (
-                build_train_set(self._tasks, self._base.tokenizer, *key, self._tokenized)
-                if self._collating is None
-                else collated_train_set(self._collating, self._processor, *key)
-            )
-        return self._train_sets[key]
-
-    def _views(
-        self, split: str, sequence_len: int, percentage: float = 100, stage: int | None = None
-    ) -> dict[str, EvaluationSet]:
-        """Return a split by the views that are needed, the plain one among them.
-
-        Args:
-            stage: index of the one whose proxies are needed besides metrics.
-        """
-        needed = (view for loaded in self._tasks.values() for view in views_of(loaded.task, stage))
-        return {
-            view: self._split(split, sequence_len, percentage, view)
-            for view in dict.fromkeys((PLAIN, *needed))
-        }
-
-    def _viewed(self, task: str, part: Examples, view: str) -> Examples:
-        """Return examples of a task as its view shows them."""
-        with named(self._tasks[task], "view()"):
-            return viewed(self._tasks[task].task, part, view)
-
-    def _views_of(self, task: str) -> set[str]:
-        """Return every view that a task is ever predicted on, but the plain one."""
-        own = self._tasks[task].task
-        return {*views_of(own), *(proxy.view for proxy in proxies_of(own).values())} - {PLAIN}
-
-    def _split(
-        self, split: str, sequence_len: int, percentage: float = 100, view: str = PLAIN
-    ) -> EvaluationSet:
-        """Return a share of a split of all tasks, or of those that have a view as it shows them."""
-        key = (split, sequence_len, percentage, view)
-        if key not in self._splits:
-            parts = {
-                name: evaluation_part(getattr(loaded.data, split), percentage)
-                for name, loaded in self._tasks.items()
-            }
-            if view != PLAIN:
-                parts = {
-                    name: self._viewed(name, part, view)
-                    for name, part in parts.items()
-                    if view in self._views_of(name)
-                }
-            self._splits[key] = (
-                build_evaluation_set(
-                    parts, self._base.tokenizer, sequence_len, self._tasks, self._tokenized
-                )
-                if self._collating is None
-                else collated_evaluation_set(
-                    self._collating, parts[self._collating.name], self._processor, sequence_len
-                )
-            )
-        return self._splits[key]
-
-    @property
-    def _streams(self) -> bool:
-        return any(loaded.data.stream is not None for loaded in self._tasks.values())
-
-
-def _collating_task(tasks: Mapping[str, LoadedTask]) -> LoadedTask | None:
-    """Return the task that makes the model's inputs itself; None if all have plain texts."""
-    found = next((t for t in tasks.values() if collating(t.task) is not None), None)
-    if found is not None and len(tasks) > 1:
-        raise TaskError(
-            f"task {found.name} makes the model's inputs itself, so it must be the only one of its"
-            f" run, got {', '.join(tasks)}.\nGive the other tasks runs of their own."
-        )
-    return found
-
 
 def _predicted(
     encoder: MultiTaskEncoder, views: Mapping[str, EvaluationSet], inference: InferencePlan
 ) -> Viewed:
     return {view: predict(encoder, examples, inference) for view, examples in views.items()}
-
-
-def _of_task(answers: Viewed, task: str) -> dict[str, Predictions]:
-    """Return one task's answers by view, of the views that it has."""
-    return {view: by_task[task] for view, by_task in answers.items() if task in by_task}
 
 
 def _notes(log: JobLog) -> tuple[str, ...]:

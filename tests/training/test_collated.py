@@ -125,7 +125,7 @@ def test_tokens_of_images_are_counted(trainer: LoraTrainer, news: LoadedTask) ->
 
 
 def test_batches_keep_the_shares_of_class_and_image(trainer: LoraTrainer, news: LoadedTask) -> None:
-    index = trainer._train_set(make_job().plan, 0).index
+    index = trainer._sets.train_set(make_job().plan, 0).index
     pictured = [picture is not None for picture in news.data.train.inputs["image"]]
     assert index.stratum is not None
     groups = np.unique(2 * news.data.train.labels + pictured, return_inverse=True)[1]
@@ -148,7 +148,7 @@ def test_texts_alone_are_predicted_at_the_proxys_stage_alone(
     first, second = (next(iter(trainer.train([job]))) for job in jobs)
     assert "text_only_auroc" not in first.metrics
     assert second.metrics["text_only_auroc"] == second.metrics[f"{news.name}.text_only_auroc"]
-    assert {view for *_, view in trainer._splits} == {"plain", "text_only"}
+    assert {view for *_, view in trainer._sets._splits} == {"plain", "text_only"}
 
 
 def test_another_image_is_other_data(news: LoadedTask) -> None:

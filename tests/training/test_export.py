@@ -107,7 +107,7 @@ def test_the_predictor_gives_the_probabilities_of_the_trained_encoder(
 ) -> None:
     folder = exported(trainer, tmp_path / "champion", base_folder, values)
     with trainer._runner.trained(make_job(values, stage=1), JobLog()) as trained:
-        split = trainer._split("test", 16)
+        split = trainer._sets.split("test", 16)
         expected = predict(trained.encoder, split)
     texts = trainer._tasks["colour"].data.test.texts
     predicted = Predictor(folder).predict(texts)
@@ -139,7 +139,7 @@ def test_the_predictor_answers_in_the_terms_of_the_task(
     }
     trainer.export(make_job(), tmp_path, {**card_of(base_folder, {}), "tasks": {task.name: facts}})
     with trainer._runner.trained(make_job(), JobLog()) as trained:
-        expected = predict(trained.encoder, trainer._split("test", 16))[task.name]
+        expected = predict(trained.encoder, trainer._sets.split("test", 16))[task.name]
     contents = trainer._tasks[task.name].data.test.contents
     lines = ["\t".join(content) for content in contents]
     for given in (lines, [c if len(c) == 2 else c[0] for c in contents]):

@@ -65,7 +65,7 @@ def run(trainer: LoraTrainer, job: TrainingJob) -> Outcome:
 def outputs(trainer: LoraTrainer, split: str) -> dict[str, Predictions]:
     """Return what the weights themselves say."""
     with trainer._runner.trained(job_of(), JobLog()) as trained:
-        return predict(trained.encoder, trainer._split(split, 16))
+        return predict(trained.encoder, trainer._sets.split(split, 16))
 
 
 def expected(trainer: LoraTrainer, values: dict[str, Any], split: str) -> dict[str, float]:
@@ -74,7 +74,7 @@ def expected(trainer: LoraTrainer, values: dict[str, Any], split: str) -> dict[s
     metrics: dict[str, float] = {}
     for task, raw in outputs(trainer, split).items():
         answers = decided(plan, raw)
-        labels = trainer._split(split, 16).labels[task]
+        labels = trainer._sets.split(split, 16).labels[task]
         needed = least_confidence(
             plan, confidence(decided(plan, outputs(trainer, "validation")[task]))
         )

@@ -44,7 +44,7 @@ def inherited(outcome: Outcome, trial: int = 0, weight: float = 1.0) -> Inherite
 def probabilities(trainer: LoraTrainer, job: TrainingJob) -> np.ndarray:
     """What a job's weights say of the validation texts."""
     with trainer._runner.trained(job, JobLog()) as trained:
-        return predict(trained.encoder, trainer._split("validation", 16))["colour"]
+        return predict(trained.encoder, trainer._sets.split("validation", 16))["colour"]
 
 
 @pytest.fixture

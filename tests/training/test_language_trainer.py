@@ -166,7 +166,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_trained_tokens(
     base: BaseModel, build: BuildTrainer
 ) -> None:
     trainer, wanted = build(), job({"schedule.learning_rate": 1e-9}, stage=0)
-    train_set = trainer._train_set(wanted.plan, SEED)
+    train_set = trainer._sets.train_set(wanted.plan, SEED)
     assert base.language is not None and train_set.texts.trained is not None
     total, count = 0.0, 0
     for row in stage_batches(wanted.plan, train_set.index, wanted.stages, 0, SEED)[0]:
@@ -213,11 +213,11 @@ def test_a_child_inherits_at_another_rank_and_is_as_good_at_once(build: BuildTra
 
 def test_answers_beyond_the_cut_are_never_drawn(build: BuildTrainer) -> None:
     trainer = build()
-    whole = trainer._train_set(job().plan, SEED)
+    whole = trainer._sets.train_set(job().plan, SEED)
     lengths = whole.index.length
     cut = int(np.median(lengths - whole.written - 1))  # a line's end follows the answer
     wanted = job({"encoding.sequence_len": cut}, stage=0)
-    train_set = trainer._train_set(wanted.plan, SEED)
+    train_set = trainer._sets.train_set(wanted.plan, SEED)
     unusable = np.flatnonzero(train_set.written == 0)
     assert 0 < len(unusable) < len(train_set.index)
     assert len(train_set.index) == len(lengths)

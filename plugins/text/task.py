@@ -82,14 +82,7 @@ CLASSES = Sort(
     labels=classes_in,
     row_labels=class_of_rows,
 )
-PAIRS = Sort(
-    problem="single_label",
-    metrics=CLASSIFICATION_METRICS,
-    score=score_classification,
-    labels=classes_in,
-    row_labels=class_of_rows,
-    texts=2,
-)
+PAIRS = replace(CLASSES, texts=2)
 LABEL_SETS = Sort(
     problem="multi_label",
     metrics=MULTILABEL_METRICS,

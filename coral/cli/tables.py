@@ -144,6 +144,9 @@ def _shown_metrics(metrics: Mapping[str, float]) -> list[str]:
 
 def _comparison(facts: Facts) -> Text:
     comparison = facts["comparison"]
+    if facts["baseline"] is None and facts["status"] == "finished":
+        told = f"the default recipe has no scores: see coral show {facts['run']} --failures"
+        return Text(told, "yellow")
     if not comparison:
         return Text("")
     if facts["champion"]["trial"] == facts["baseline"]["trial"]:

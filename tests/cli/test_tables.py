@@ -297,3 +297,9 @@ def test_sizes_and_values_are_short() -> None:
         "a, 0.5",
         "True",
     ]
+
+
+def test_a_default_recipe_without_scores_is_told() -> None:
+    facts = {**facts_of(confirmed()), "baseline": None}
+    assert "the default recipe has no scores: see coral show" in _printed(print_run, facts)
+    assert "no scores" not in _printed(print_run, facts_of(confirmed()))

@@ -184,7 +184,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_trained_tokens(
 
 
 def test_a_task_counts_by_its_share_of_a_batch(build: BuildTrainer) -> None:
-    train_set = build(Capitals(), colours(24))._train_set(job().plan, SEED)
+    train_set = build(Capitals(), colours(24))._sets.train_set(job().plan, SEED)
     rows = np.array([0, 1, 2, 50, 51, 52, 53, 54])
     shares = train_set.token_shares(rows)
     assert shares == {"assist": pytest.approx(3 / 8 / train_set.written[:3].sum())}

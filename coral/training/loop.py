@@ -20,6 +20,9 @@ from coral.training.encoder import MAX_TORCH_SEED, MultiTaskEncoder
 from coral.training.failures import DivergedError
 from coral.training.texts import as_tokenized, on_device
 
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+"""Of AdamW, torch's defaults."""
 CHECK_EVERY = 8
 """Steps between looks at the losses; each look waits for the device."""
 REPORT_SECONDS = 0.5
@@ -32,7 +35,8 @@ def build_optimizer(encoder: MultiTaskEncoder, plan: SchedulePlan) -> torch.opti
         {"params": encoder.adapter_parameters(), "lr": adapter},
         {"params": list(encoder.heads.parameters()), "lr": heads},
     ]
-    return torch.optim.AdamW(groups, weight_decay=plan.weight_decay, fused=True)
+    decay = plan.weight_decay
+    return torch.optim.AdamW(groups, betas=BETAS, eps=EPSILON, weight_decay=decay, fused=True)
 
 
 def learning_rate_factors(

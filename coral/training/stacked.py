@@ -21,12 +21,9 @@ from torch import Tensor, nn
 
 from coral.training.base import BaseModel
 from coral.training.dropout import dropout_mask
+from coral.training.loop import BETAS, EPSILON
 from coral.training.texts import on_device
 from coral.training.transfer import Moments
-
-BETAS = (0.9, 0.999)
-EPSILON = 1e-8
-"""Of AdamW, torch's defaults."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from coral.plan import LOSS_WEIGHTINGS, SAMPLERS, digest_of
 from coral.ports import Inherited, Strategies, TrainingJob
 from coral.records import Derivation, Outcome
+from coral.training import loop, stacked
 from coral.training import pack as pack_module
 from coral.training.base import BaseModel, load_base
 from coral.training.checkpoint import Checkpoint, moments_of, read
@@ -146,12 +147,17 @@ plans = st.fixed_dictionaries(
 
 
 @given(values=st.lists(plans, min_size=2, max_size=4, unique_by=str))
-# The same examples each time: docs/log.md tells of weights that differ in rare packs, unexplained.
-@settings(derandomize=True, max_examples=12, deadline=None, phases=(Phase.explicit, Phase.generate))
+@settings(max_examples=12, deadline=None, phases=(Phase.explicit, Phase.generate))
 def test_whoever_shares_its_pack_a_genome_is_what_it_is_alone(
     base: BaseModel, values: list[dict[str, Any]]
 ) -> None:
-    assert_as_alone(Bench(base), jobs_of(*values, stage=1))
+    """Adam divides a gradient by its own size: where it is zero but for rounding, the step is made
+    of rounding. With an epsilon above that, any two ways to compute the same can be compared.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "EPSILON", 1e-5)
+        patch.setattr(stacked, "EPSILON", 1e-5)
+        assert_as_alone(Bench(base), jobs_of(*values, stage=1))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -311,6 +311,7 @@ def _workers(
         retries=spec.execution.retries,
         slots=spec.execution.slots,
         on_progress=observer.on_progress,
+        preload=["coral.training.trainer"],
     )
 
 

@@ -43,6 +43,7 @@ class PoolExecutor:
         retries: int = DEFAULT_RETRIES,
         slots: int | None = 1,
         on_progress: Callable[[Progress], None] | None = None,
+        preload: Sequence[str] = (),
     ) -> None:
         """Describe the workers; they start with the first task.
 
@@ -57,6 +58,8 @@ class PoolExecutor:
             retries: how often a job runs again after its worker died.
             slots: jobs that a worker trains side by side; None for what its trainer's survey says.
             on_progress: called in a thread of its own.
+            preload: modules that workers will need, imported once for all where workers can be
+                forked. Only the first pool of this process has a say.
 
         Raises:
             WorkersError: there are no workers or no devices.
@@ -76,6 +79,7 @@ class PoolExecutor:
             tuple(itertools.islice(itertools.cycle(devices), workers)),
             threads_per_worker,
             on_progress,
+            preload,
         )
 
     def survey(self) -> Survey:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import fcntl
 import importlib
+import multiprocessing
 import os
 import shutil
 import signal
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from coral.ports import Progress, Trainer, TrainingJob
     from coral.records import Outcome
 
-_WATCH_SECONDS = 0.5
 _CLAIM_SECONDS = 0.05
 _LAST_WORDS = 0.9  # of a job's time limit, after which its stack is written down
 _THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -45,8 +45,8 @@ class WorkerSettings:
         payload: plain values for the factory.
         devices: one for each worker, such as ``cuda:1``.
         threads: limit on the threads of one worker's arithmetic.
+        environment: the parent's, which a forked worker doesn't have by itself.
         folder: where workers claim devices and say what they run.
-        parent_pid: the worker ends when this process is gone.
         progress_address: socket for progress; None keeps quiet.
     """
 
@@ -54,8 +54,8 @@ class WorkerSettings:
     payload: Mapping[str, Any]
     devices: tuple[str, ...]
     threads: int
+    environment: Mapping[str, str]
     folder: Path
-    parent_pid: int
     progress_address: Path | None = None
 
 
@@ -132,12 +132,10 @@ def start(settings: WorkerSettings) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # The default action, since a handler in Python waits for the end of a long matrix product.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(
-        target=_end_with, args=(settings.parent_pid, settings.folder), daemon=True
-    ).start()
-    for name in _THREAD_LIMITS:
-        os.environ[name] = str(settings.threads)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    threading.Thread(target=_end_with_parent, args=(settings.folder,), daemon=True).start()
+    os.environ.clear()
+    os.environ.update(settings.environment)
+    os.environ.update(thread_limits(settings.threads))
     slot, _WORKER.claim = claim_slot(settings.folder, len(settings.devices))
     _WORKER.folder = settings.folder
     try:
@@ -181,6 +179,11 @@ def call(method: str, arguments: tuple[Any, ...], ticket: int) -> Any:
         return getattr(_WORKER.trainer, method)(*arguments)
     except (Exception, SystemExit) as error:
         return raised(error)
+
+
+def thread_limits(threads: int) -> dict[str, str]:
+    """Return the environment in which libraries that are imported keep to so many threads."""
+    return {**dict.fromkeys(_THREAD_LIMITS, str(threads)), "TOKENIZERS_PARALLELISM": "false"}
 
 
 def file_pid(folder: Path, ticket: int) -> None:
@@ -238,9 +241,10 @@ def _reporter(address: Path | None) -> Callable[[Progress], None]:
     return ProgressSender(address).send
 
 
-def _end_with(parent_pid: int, folder: Path) -> None:
-    """End this process when its parent is gone, and clean up in the parent's place."""
-    while os.getppid() == parent_pid:
-        time.sleep(_WATCH_SECONDS)
-    shutil.rmtree(folder, ignore_errors=True)
-    os._exit(1)
+def _end_with_parent(folder: Path) -> None:
+    """End this process when the one that asked for it is gone, and clean up in its place."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        shutil.rmtree(folder, ignore_errors=True)
+        os._exit(1)

@@ -6,12 +6,15 @@ import itertools
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -20,7 +23,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from coral.errors import WorkersError
 from coral.execution.progress import ProgressReceiver
-from coral.execution.worker import WorkerSettings, stack_file, start, ticket_file
+from coral.execution.worker import WorkerSettings, stack_file, start, thread_limits, ticket_file
 from coral.ports import Progress
 
 _LONGEST_FOLDER = 80
@@ -71,8 +74,13 @@ class Workers:
         devices: Sequence[str],
         threads: int,
         on_progress: Callable[[Progress], None] | None,
+        preload: Sequence[str] = (),
     ) -> None:
-        """Describe the workers, one for each device; they start with the first task."""
+        """Describe the workers, one for each device; they start with the first task.
+
+        Args:
+            preload: modules that they will need.
+        """
         self._resources = ExitStack()
         folder = _new_folder()
         self._resources.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -85,10 +93,11 @@ class Workers:
             payload=payload,
             devices=tuple(devices),
             threads=threads,
+            environment=dict(os.environ),
             folder=folder,
-            parent_pid=os.getpid(),
             progress_address=address,
         )
+        self._context = _context(devices, preload)
         self._tickets = itertools.count()
         self._open: dict[int, Task] = {}
         self._breaks_in_a_row = 0
@@ -232,8 +241,34 @@ class Workers:
             max_tasks=0,
             initializer=start,
             initargs=(self._settings,),
-            context=multiprocessing.get_context("spawn"),
+            context=self._context,
         )
+
+
+def _context(devices: Sequence[str], preload: Sequence[str]) -> BaseContext:
+    """Return how workers begin.
+
+    Where that is safe they are forked from a process that has imported what they need, so that
+    neither the second worker nor the one that replaces a dead one imports it again. That process
+    keeps to one thread, and is the same for as long as this one lives. Drivers of GPUs and macOS's
+    own libraries don't survive a fork: there, workers are spawned.
+    """
+    if sys.platform != "linux" or any(device != "cpu" for device in devices):
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    limits = thread_limits(1)
+    before = {name: os.environ.get(name) for name in limits}
+    os.environ.update(limits)
+    try:
+        forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    return context
 
 
 def _stop(pool: ProcessPool) -> None:

@@ -18,8 +18,8 @@ def run_lock(folder: Path) -> Iterator[None]:
     """Hold a run for the length of a ``with`` block.
 
     The kernel frees the lock when its holder ends, whatever ended it. The process id stands in a
-    file of its own, ``run.pid``, because a locked file can't be read on every system. A forked
-    child shares the lock with its parent, so worker processes must be spawned.
+    file of its own, ``run.pid``, because a locked file can't be read on every system. A child that
+    is forked from the holder shares the lock, so worker processes come from elsewhere.
 
     Args:
         folder: the run's folder, which exists.

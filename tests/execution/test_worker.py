@@ -101,8 +101,8 @@ start(WorkerSettings(
     payload={},
     devices=("cpu",),
     threads=3,
+    environment=os.environ,
     folder=pathlib.Path(sys.argv[1]),
-    parent_pid=os.getppid(),
 ))
 assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "3"
 assert os.environ["TOKENIZERS_PARALLELISM"] == "false"

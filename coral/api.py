@@ -24,7 +24,7 @@ def evolve(
 ) -> dict[str, Any]:
     """Evolve a config from the start and return the run's facts.
 
-    Call it under ``if __name__ == "__main__":`` in a script, for worker processes import the script.
+    Call it under ``if __name__ == "__main__":`` in a script: worker processes import the script.
 
     Args:
         config: a YAML file, or the name of a bundled config.

@@ -306,6 +306,43 @@ def test_killing_the_parent_leaves_neither_workers_nor_files_behind(
         assert not list(Path(temporary).glob("coral-*"))
 
 
+HEAVY = """
+import os, pathlib
+
+with pathlib.Path(os.environ["IMPORTS"]).open("a") as file:
+    file.write(os.environ["OPENBLAS_NUM_THREADS"])
+
+def trainer(payload, device, report):
+    from coral.testing.trainers import scripted_trainer
+    refusal = {"refuse": "as told"} if os.environ["SAID_LATER"] == "refuse" else {}
+    return scripted_trainer(refusal, device, report)
+"""
+TWO_POOLS = """
+import os
+from coral.errors import ModelError
+from coral.execution import PoolExecutor
+
+for said in ("refuse", "go on"):
+    os.environ["SAID_LATER"] = said
+    with PoolExecutor("heavy:trainer", {}, workers=2, preload=["heavy"]) as pool:
+        try:
+            pool.survey()
+        except ModelError:
+            assert said == "refuse"
+        else:
+            assert said == "go on"
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are spawned elsewhere")
+def test_what_workers_need_is_imported_once_for_all_of_them(tmp_path: Path) -> None:
+    (tmp_path / "heavy.py").write_text(HEAVY)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": path, "IMPORTS": str(tmp_path / "imports")}
+    subprocess.run([sys.executable, "-c", TWO_POOLS], env=environment, check=True)
+    assert (tmp_path / "imports").read_text() == "1"
+
+
 def test_a_pool_without_workers_is_refused() -> None:
     with pytest.raises(WorkersError, match="workers=0"):
         PoolExecutor(SCRIPTED, {}, workers=0)

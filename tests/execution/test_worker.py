@@ -101,7 +101,7 @@ start(WorkerSettings(
     payload={},
     devices=("cpu",),
     threads=3,
-    environment=os.environ,
+    environment=dict(os.environ),
     folder=pathlib.Path(sys.argv[1]),
 ))
 assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "3"

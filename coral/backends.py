@@ -193,7 +193,9 @@ def build_trainer(
         )
     prefixes = None
     if payload["share_prefixes"]:
-        prefixes = Prefixes(base, cache.prefixes, payload["prefix_bytes"])
+        prefixes = Prefixes(
+            base, cache.prefixes, payload["prefix_bytes"], payload["prefix_precision"]
+        )
     checkpoints = FsspecCheckpointStore(payload["checkpoints"])
     return LoraTrainer(
         base,
@@ -246,6 +248,7 @@ def trainer_payload(spec: RunSpec, folders: Sequence[Path], fresh: str = "") -> 
         "gradient_checkpointing": spec.execution.gradient_checkpointing,
         "load_in_4bit": spec.execution.load_in_4bit,
         "share_prefixes": spec.execution.share_prefixes,
+        "prefix_precision": spec.execution.prefix_precision,
         "prefix_bytes": spec.prefix_bytes,
         "slots": spec.execution.slots,
         "task_timeout_seconds": spec.execution.task_timeout_seconds,
@@ -386,6 +389,7 @@ def simulated_world(spec: RunSpec, registry: Registry) -> World:
         targets=targets_of(spec.space),
         settings=asdict(spec.simulation),
         shares_prefixes=spec.execution.share_prefixes,
+        prefix_feature_bytes=spec.execution.prefix_feature_bytes,
         abstains=spec.space.abstains,
     )
     return World(

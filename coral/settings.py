@@ -216,6 +216,7 @@ class ExecutionSettings:
         load_in_4bit: hold the base's weights in 4 bits (NF4, Dettmers et al. 2023), which takes
             bitsandbytes. It makes another base model: weights, and so results, differ.
         share_prefixes: compute what lies below adapters once, for all genomes.
+        prefix_precision: in which that is kept. ``float16`` halves it and rounds it to 11 bits.
         pack: genomes that a worker trains side by side; ``auto`` is what a short trial on the
             device finds best.
         trial_timeout_seconds: longest that one stage of one trial may take.
@@ -232,6 +233,7 @@ class ExecutionSettings:
     gradient_checkpointing: bool = False
     load_in_4bit: bool = False
     share_prefixes: bool = True
+    prefix_precision: Literal["float32", "float16"] = "float32"
     pack: PositiveInt | Literal["auto"] = "auto"
     trial_timeout_seconds: Positive | None = 3600.0
     task_timeout_seconds: Positive | None = 3600.0
@@ -240,6 +242,11 @@ class ExecutionSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+
+    @property
+    def prefix_feature_bytes(self) -> int:
+        """Bytes that one shared activation takes."""
+        return {"float32": 4, "float16": 2}[self.prefix_precision]
 
     @property
     def slots(self) -> int | None:

@@ -9,8 +9,6 @@ from coral.flops import lowest_layer
 from coral.plan import TrainingPlan, adapted_modules
 from coral.ports import Survey
 
-BYTES_PER_FEATURE = 4
-
 
 def entrances(
     plans: Iterable[TrainingPlan], survey: Survey, most_bytes: int | None
@@ -57,7 +55,7 @@ def bytes_before_layer(survey: Survey) -> float:
     examples = sum(
         task.train_examples + task.validation_examples + task.test_examples for task in survey.tasks
     )
-    return examples * survey.mean_tokens * survey.hidden_size * BYTES_PER_FEATURE
+    return examples * survey.mean_tokens * survey.hidden_size * survey.prefix_feature_bytes
 
 
 def _lowest(plan: TrainingPlan, survey: Survey) -> int:

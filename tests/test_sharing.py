@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from coral.plan import TrainingPlan, with_values
 from coral.ports import LinearModule, Survey, TaskSurvey
-from coral.sharing import BYTES_PER_FEATURE, entrances, most_useful
+from coral.sharing import entrances, most_useful
 
 DEPTH = 6
 TASK = TaskSurvey(
@@ -35,7 +35,7 @@ SURVEY = Survey(
     shares_prefixes=True,
     hidden_size=8,
 )
-EACH = 100 * 20 * 8 * BYTES_PER_FEATURE
+EACH = 100 * 20 * 8 * 4
 """Bytes of all examples' activations before one layer."""
 
 
@@ -51,6 +51,11 @@ POPULATION = plans("all", "top-1", "top-1", "top-2", "top-4")
 )
 def test_what_fits_is_what_saves_most(room: int, expected: tuple[int, ...]) -> None:
     assert entrances(POPULATION, SURVEY, room * EACH + 1) == expected
+
+
+def test_half_precision_makes_room_for_twice_as_many() -> None:
+    half = replace(SURVEY, prefix_feature_bytes=2)
+    assert entrances(POPULATION, half, EACH + 1) == entrances(POPULATION, SURVEY, 2 * EACH + 1)
 
 
 def test_with_room_for_all_any_layer_will_do() -> None:

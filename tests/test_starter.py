@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +11,9 @@ import pytest
 from coral.compose import Source, load
 from coral.errors import ConfigError, TaskError
 from coral.starter import FEW_EXAMPLES, write_starter
+from tests.terminal import coral
 from tests.training.models import save_model
 
-ROOT = Path(__file__).parents[1]
 WORDS = {"good": "red", "fair": "green", "bad": "blue"}
 
 
@@ -96,27 +93,18 @@ def test_what_can_not_be_guessed_is_said_with_the_columns_there_are(here: Path) 
 def test_from_a_csv_to_a_champion_in_two_commands(here: Path) -> None:
     write_reviews(rows=240)
     save_model(here / "model")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
 
-    def coral(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "coral", *arguments],
-            cwd=here,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=180,
-            check=False,
-        )
+    def run(*arguments: str) -> str:
+        done = coral(here, *arguments)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    told = coral("init", "my reviews.csv", "--base-model", "./model")
+    told = run("init", "my reviews.csv", "--base-model", "./model")
     assert "3 classes: bad, fair, good" in told
     assert "next: coral evolve coral.yaml" in told
     small = ["evolution.population_size=3", "evolution.generations=1", "output_dir=run"]
     space = ["search_space.layers=[all, top-1]", "confirm.top_k=0", "learning_rate=0.02"]
-    facts = json.loads(coral("evolve", "coral.yaml", *small, *space, "--json"))
+    facts = json.loads(run("evolve", "coral.yaml", *small, *space, "--json"))
     assert facts["champion"]["metrics"]["test"]["auroc"] > 0.7
     card = json.loads((here / "run" / "champion" / "coral.json").read_text())
     assert card["tasks"]["my_reviews"]["labels"] == ["bad", "fair", "good"]

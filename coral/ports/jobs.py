@@ -123,6 +123,7 @@ class Survey:
         max_tokens: longest text that the model has positions for; None if it says nothing.
         versions: package name to version, of what trains.
         shares_prefixes: what lies below adapters is computed once, for all genomes.
+        prefix_feature_bytes: that one feature of it takes.
         hidden_size: features that layers hand on.
         slots: most jobs that a worker trains side by side.
         slot_rates: what that was chosen by: jobs side by side, and examples a second.
@@ -139,6 +140,7 @@ class Survey:
     max_tokens: int | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     shares_prefixes: bool = False
+    prefix_feature_bytes: int = 4
     hidden_size: int = 0
     slots: int = 1
     slot_rates: tuple[tuple[int, float], ...] = ()

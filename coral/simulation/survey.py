@@ -127,6 +127,7 @@ def simulated_survey(
     targets: Iterable[str],
     settings: Mapping[str, Any],
     shares_prefixes: bool = False,
+    prefix_feature_bytes: int = 4,
     abstains: bool = False,
 ) -> Survey:
     """Return the survey of a simulated model and its data.
@@ -164,6 +165,7 @@ def simulated_survey(
         mean_tokens=profile.model.mean_tokens,
         max_tokens=profile.model.max_tokens,
         shares_prefixes=shares_prefixes,
+        prefix_feature_bytes=prefix_feature_bytes,
         hidden_size=hidden_size(profile.model),
     )
 

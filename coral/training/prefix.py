@@ -14,11 +14,11 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -36,7 +36,9 @@ from coral.training.texts import (
     tokens_at_once,
 )
 
-TOLERANCE = 1e-5
+Precision = Literal["float32", "float16"]
+
+TOLERANCES: Mapping[Precision, float] = {"float32": 1e-5, "float16": 5e-3}
 """How far the last hidden states may differ, relative to their largest, for a base to be shared."""
 
 WAIT_SECONDS = 0.002
@@ -104,10 +106,11 @@ class Prefix:
         compute: Callable[[Indices], Tensor],
         width: int,
         block_tokens: int,
+        precision: Precision,
     ) -> None:
         """Args:
-        folder: of this set and layer alone.
-        compute: activations of some texts, ``(rows, longest, width)``.
+        folder: of this set, layer and precision alone.
+        compute: activations of some texts, ``(rows, longest, width)``, in that precision.
         block_tokens: of a block at most, padding included, unless one text is longer.
         """
         self._texts = texts
@@ -119,7 +122,9 @@ class Prefix:
         self._verified = np.zeros(len(self._blocks), dtype=bool)
         folder.mkdir(parents=True, exist_ok=True)
         shape = (len(texts.ids), width)
-        self._hidden: NDArray[np.float32] = _mapped(folder / "hidden.f32", np.float32, shape)
+        self._hidden: NDArray[np.floating] = _mapped(
+            folder / f"hidden.{precision}", precision, shape
+        )
         self._claims = (folder / "claims").open("ab")
         sums = (len(self._blocks), 2)
         self._sums: NDArray[np.uint32] = _mapped(folder / "sums.u32", np.uint32, sums)
@@ -171,7 +176,7 @@ class Prefix:
 
     def _fill(self, block: int) -> None:
         rows = self._blocks[block]
-        hidden = self._compute(rows).float().cpu().numpy()
+        hidden = self._compute(rows).cpu().numpy()
         for text, own in zip(rows, hidden, strict=True):
             start, end = self._texts.starts[text], self._texts.starts[text + 1]
             self._hidden[start:end] = own[: end - start]
@@ -261,12 +266,21 @@ WHOLE = Entrance()
 class Prefixes:
     """What enters the layers of one base, by set of texts and by layer."""
 
-    def __init__(self, base: BaseModel, folder: Path, most_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        base: BaseModel,
+        folder: Path,
+        most_bytes: int | None = None,
+        precision: Precision = "float32",
+    ) -> None:
         """Args:
         folder: on this machine; other processes may use it too.
         most_bytes: that the folder may take; what was not used for longest goes first.
+        precision: of what is kept.
         """
         self.base = base
+        self.feature_bytes = np.dtype(precision).itemsize
+        self._precision: Precision = precision
         self._folder = folder
         self._most_bytes = most_bytes
         self._prefixes: dict[tuple[str, int], Prefix | None] = {}
@@ -298,15 +312,16 @@ class Prefixes:
     def _opened(self, texts: TokenizedTexts, cut: int) -> Prefix:
         name = hashlib.sha256(
             f"{self.base.digest} {self.base.device.type} {torch.__version__}"
-            f" {texts.digest} {cut}".encode()
+            f" {texts.digest} {cut} {self._precision}".encode()
         ).hexdigest()
-        self._make_room(len(texts.ids) * self.base.hidden_size * 4, name)
+        self._make_room(len(texts.ids) * self.base.hidden_size * self.feature_bytes, name)
         return Prefix(
             texts,
             self._folder / name,
             lambda rows: self._computed(texts, rows, cut),
             self.base.hidden_size,
             tokens_at_once(self.base.device),
+            self._precision,
         )
 
     def _make_room(self, size: int, name: str) -> None:
@@ -323,12 +338,24 @@ class Prefixes:
             shutil.rmtree(others.pop(0), ignore_errors=True)
 
     def _computed(self, texts: TokenizedTexts, rows: Indices, cut: int) -> Tensor:
-        """Compute what enters a layer, from the highest layer below of which that is known."""
-        lower = max(
-            (c for digest, c in self._prefixes if digest == texts.digest and c < cut), default=0
-        )
+        """Compute what enters a layer, from the highest layer below of which that is known exactly.
+
+        From what was rounded, a block would get other bits than from the start.
+        """
+        known = (c for digest, c in self._prefixes if digest == texts.digest and c < cut)
+        lower = max(known, default=0) if self._precision == "float32" else 0
         with Entrance(cut=lower, prefixes=self).used_for(texts, rows):
-            return self._compute(texts.pad(rows), cut)
+            return self._rounded(self._compute(texts.pad(rows), cut))
+
+    def _rounded(self, hidden: Tensor) -> Tensor:
+        """Return activations in the precision in which they are kept.
+
+        Half precision ends at 65 504, which few models come near; what lies beyond stops there.
+        """
+        if self._precision == "float32":
+            return hidden.float()
+        most = torch.finfo(torch.float16).max
+        return hidden.float().clamp(-most, most).half()
 
     def _gives_the_same(self, cut: int) -> bool:
         """Return whether entering a layer with what it was given before changes nothing."""
@@ -339,13 +366,15 @@ class Prefixes:
         try:
             padded = Padded(ids, mask)
             whole = self._last_hidden(padded)
-            hidden = self._compute(padded, cut) * mask.unsqueeze(-1).to(self.base.device)
+            hidden = self._compute(padded, cut)
+            hidden = self._rounded(hidden).to(hidden.dtype) * mask.unsqueeze(-1).to(hidden.device)
             with entering(self.base.stack, cut, hidden):
                 entered = self._last_hidden(padded)
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
             return False  # its layers take or give something else than one tensor
         difference = (entered - whole)[mask.bool()].abs().max()
-        return bool(difference <= TOLERANCE * whole[mask.bool()].abs().max())
+        most = TOLERANCES[self._precision] * whole[mask.bool()].abs().max()
+        return bool(difference <= most)
 
     @torch.no_grad()
     def _compute(self, texts: Padded, cut: int) -> Tensor:

@@ -171,6 +171,7 @@ class LoraTrainer:
             max_tokens=self._base.max_tokens,
             versions={name: version(name) for name in ("torch", "transformers", "peft")},
             shares_prefixes=self._prefixes is not None and not self._sets.stream,
+            prefix_feature_bytes=self._prefixes.feature_bytes if self._prefixes else 4,
             hidden_size=self._base.hidden_size,
             slots=self.slots,
             slot_rates=tuple(self.slot_rates.items()),

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.terminal import coral
 from tests.tiny import write_project
-
-ROOT = Path(__file__).parents[2]
 
 MOODY = '''
 
@@ -39,23 +35,6 @@ class Moody(Colours):
 
 TASKS = {"colours": Moody}
 '''
-
-
-def coral(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "coral", *arguments],
-        cwd=project,
-        env={
-            **os.environ,
-            "CORAL_CACHE": str(project / "cache"),
-            "PYTHONPATH": str(ROOT),
-            "COLUMNS": "200",
-        },
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
 
 
 @pytest.fixture

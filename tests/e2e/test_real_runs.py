@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.terminal import coral
 from tests.thrifty import THRIFTY
 from tests.tiny import write_project
 
@@ -43,21 +44,6 @@ def environment(project: Path, cache: str = "cache") -> dict[str, str]:
         "PYTHONPATH": str(ROOT),
         "COLUMNS": "100",
     }
-
-
-def coral(
-    project: Path, *arguments: str, cache: str = "cache", stdin: str | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "coral", *arguments],
-        cwd=project,
-        env=environment(project, cache),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-        input=stdin,
-    )
 
 
 def trials(project: Path, run: str) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import errno
 import os
 import subprocess
@@ -22,7 +23,7 @@ from coral.training import prefix as prefix_module
 from coral.training.base import BaseModel, load_base
 from coral.training.checkpoint import read
 from coral.training.encoder import MultiTaskEncoder, adapted
-from coral.training.prefix import Prefixes
+from coral.training.prefix import Precision, Prefixes
 from coral.training.texts import TokenizedTexts, tokenize
 from coral.training.trainer import LoraTrainer
 from tests.training.conftest import SEED, MemoryCheckpoints, make_job, plan
@@ -138,6 +139,15 @@ def test_losses_metrics_and_final_weights_are_those_without_sharing(
         torch.testing.assert_close(shared["weights"][name], tensor, rtol=1e-5, atol=1e-5)
 
 
+def test_in_half_precision_training_ends_nearly_where_it_did(
+    base: BaseModel, tmp_path: Path, trained: Callable[[Prefixes | None], dict[str, Any]]
+) -> None:
+    alone, shared = trained(None), trained(Prefixes(base, tmp_path, None, "float16"))
+    losses = shared["outcome"].curve.loss
+    assert losses == pytest.approx(alone["outcome"].curve.loss, abs=5e-3)
+    assert losses != alone["outcome"].curve.loss
+
+
 def test_what_is_not_computed_does_not_count_as_cost(
     base: BaseModel, tmp_path: Path, trained: Callable[[Prefixes | None], dict[str, Any]]
 ) -> None:
@@ -204,24 +214,49 @@ class TestFiles:
         self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
     ) -> None:
         expected = known(Prefixes(base, tmp_path), texts, self.ROWS, 2)
-        (file,) = tmp_path.glob("*/hidden.f32")
+        (file,) = tmp_path.glob("*/hidden.float32")
         content = bytearray(file.read_bytes())
         content[:64] = bytes(64)
         content[-64:] = b"\x7f" * 64
         file.write_bytes(content)
         assert torch.equal(known(Prefixes(base, tmp_path), texts, self.ROWS, 2), expected)
 
+    @pytest.mark.parametrize("precision", ["float32", "float16"])
     def test_who_else_needs_which_texts_first_changes_no_bit(
-        self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
+        self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path, precision: Precision
     ) -> None:
-        alone = known(Prefixes(base, tmp_path / "a"), texts, self.ROWS, 2)
-        others = Prefixes(base, tmp_path / "b")
+        first, others, from_below = (
+            Prefixes(base, tmp_path / name, precision=precision) for name in "abc"
+        )
+        alone = known(first, texts, self.ROWS, 2)
         for row in (2, 1, 4, 0, 3):
             known(others, texts, np.array([row]), 2)
-        from_below = Prefixes(base, tmp_path / "c")
         known(from_below, texts, self.ROWS, 1)
         assert torch.equal(known(others, texts, self.ROWS, 2), alone)
         assert torch.equal(known(from_below, texts, self.ROWS, 2), alone)
+
+    def test_half_precision_takes_half_the_room_and_is_as_close_as_it_says(
+        self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
+    ) -> None:
+        whole, half = Prefixes(base, tmp_path), Prefixes(base, tmp_path, None, "float16")
+        exact, rounded = (known(prefixes, texts, self.ROWS, 2) for prefixes in (whole, half))
+        assert not torch.equal(rounded, exact)
+        torch.testing.assert_close(rounded, exact, rtol=2**-11, atol=1e-7)
+        sizes = {file.suffix: file.stat().st_size for file in tmp_path.glob("*/hidden.*")}
+        assert sizes[".float16"] * 2 == sizes[".float32"]
+        assert (whole.feature_bytes, half.feature_bytes) == (4, 2)
+
+    @pytest.mark.parametrize(("factor", "cut"), [(1.0, 2), (1e9, 0)])
+    def test_a_base_that_half_precision_changes_too_much_is_not_entered(
+        self, base: BaseModel, tmp_path: Path, factor: float, cut: int
+    ) -> None:
+        """Activations that it can't hold, as where a layer norm's weight is huge."""
+        model = copy.deepcopy(base.model)
+        loud = replace(base, model=model, stack=model.encoder.layer)
+        with torch.no_grad():
+            loud.stack[1].output.LayerNorm.weight.mul_(factor)
+        assert Prefixes(loud, tmp_path).entrance(2).cut == 2
+        assert Prefixes(loud, tmp_path, None, "float16").entrance(2).cut == cut
 
     def test_other_texts_and_another_base_have_files_of_their_own(
         self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import mean
 
 from coral.evolution import EvolutionState, breed
@@ -37,12 +38,13 @@ def probe_ladder(train_examples: int, batch_size: int, steps: int) -> tuple[Stag
 def forecast(spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: int) -> Facts:
     """Return stages, steps, time, memory and disk of a run that has not begun.
 
+    Steps and times are means over the genomes of the first generation, each with its own batch size
+    and layers.
+
     Args:
         probes: short jobs of the default recipe, as many as train at the same time.
     """
     population, generations = spec.evolution.population_size, spec.evolution.generations
-    batch_size = spec.training.schedule.batch_size
-    ends = [0, *ladder_steps(spec.training_stages, survey.train_examples, batch_size)]
     entrants = entrants_by_stage(spec.training_stages, population)
     validation = max(task.validation_examples for task in survey.tasks)
     train_rate = min(p.cost.examples / max(p.cost.train_seconds, 1e-9) for p in probes)
@@ -53,22 +55,29 @@ def forecast(spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: 
         for candidate in breed(EvolutionState(train_examples=survey.train_examples), spec)
     ]
     kept = entrances(plans, survey, spec.prefix_bytes)
-    cost = _relative_cost(spec.training, plans, kept, survey)
-    shared = {entrance(plan, survey, kept) for plan in plans} - {0}
+    costs = _relative_costs(spec.training, plans, kept, survey)
+    entered = [entrance(plan, survey, kept) for plan in plans]
+    evaluated = 1 - mean(entered) / survey.depth
+    shared = set(entered) - {0}
+    steps_of = [_steps_by_stage(spec, survey, plan) for plan in plans]
     rows, seconds = [], 0.0
     for i, stage in enumerate(spec.training_stages):
-        steps = ends[i + 1] - ends[i]
-        train_seconds = cost * steps * batch_size / train_rate
-        evaluation_seconds = validation * stage.evaluation_percentage / 100 / evaluation_rate
+        steps = mean(own[i] for own in steps_of)
+        train_seconds = mean(
+            cost * own[i] * plan.schedule.batch_size / train_rate
+            for cost, own, plan in zip(costs, steps_of, plans, strict=True)
+        )
+        scored = validation * stage.evaluation_percentage / 100
+        evaluation_seconds = evaluated * scored / evaluation_rate
         rounds = -(-entrants[i] // workers)
         seconds += generations * rounds * (train_seconds + evaluation_seconds)
         rows.append(
             {
                 "name": stage.name,
                 "genomes": entrants[i] * generations,
-                "optimizer_steps_each": steps,
-                "optimizer_steps": steps * entrants[i] * generations,
-                "share_of_naive": entrants[i] * steps / (population * ends[-1]),
+                "optimizer_steps_each": round(steps),
+                "optimizer_steps": round(steps * entrants[i] * generations),
+                "share_of_naive": entrants[i] * steps / (population * mean(map(sum, steps_of))),
                 "seconds": generations * rounds * (train_seconds + evaluation_seconds),
             }
         )
@@ -83,7 +92,7 @@ def forecast(spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: 
         "genes": [gene.path for gene in spec.space.genes],
         "stages": rows,
         "optimizer_steps": sum(row["optimizer_steps"] for row in rows),
-        "naive_optimizer_steps": population * generations * ends[-1],
+        "naive_optimizer_steps": round(population * generations * mean(map(sum, steps_of))),
         "share_of_naive": ladder_share(spec.training_stages, population),
         "wall_seconds": seconds,
         "workers": workers,
@@ -93,7 +102,7 @@ def forecast(spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: 
         "examples_per_second_per_worker": train_rate,
         "peak_memory_bytes_per_worker": memory,
         "peak_memory_bytes": memory * workers,
-        "operations_of_default": cost,
+        "operations_of_default": mean(costs),
         "shared_before_layers": sorted(shared),
         "disk_bytes": population
         * generations
@@ -134,13 +143,19 @@ def outline(spec: RunSpec, train_examples: Mapping[str, int | None]) -> Facts:
     }
 
 
-def _relative_cost(
+def _steps_by_stage(spec: RunSpec, survey: Survey, plan: TrainingPlan) -> list[int]:
+    batch_size = plan.schedule.batch_size
+    ends = ladder_steps(spec.training_stages, survey.train_examples, batch_size)
+    return [end - start for start, end in pairwise([0, *ends])]
+
+
+def _relative_costs(
     default: TrainingPlan,
     plans: Sequence[TrainingPlan],
     kept: tuple[int, ...] | None,
     survey: Survey,
-) -> float:
-    """Return the mean operations of training an example, as a share of the default recipe's."""
+) -> list[float]:
+    """Return each plan's operations of training an example, as a share of the default recipe's."""
     length = min(survey.mean_tokens, default.encoding.sequence_len)
 
     def operations(plan: TrainingPlan) -> float:
@@ -153,4 +168,4 @@ def _relative_cost(
         )
         return cost.teraflops(1, round(length))
 
-    return mean(map(operations, plans)) / operations(default)
+    return [operations(plan) / operations(default) for plan in plans]

@@ -83,6 +83,16 @@ def test_what_is_shared_takes_room_instead_of_time() -> None:
     assert shared["disk_bytes"] == alone["disk_bytes"] + 270 * 8 * 8 * 4
 
 
+def test_steps_are_those_of_the_genomes_own_batches() -> None:
+    gene = ChoiceGene(path="schedule.batch_size", options=(8, 16))
+    facts = forecast(replace(SPEC, space=replace(SPEC.space, genes=(gene,))), SURVEY, [PROBE], 1)
+    assert facts["naive_optimizer_steps"] > 40
+    assert facts["stages"][0]["optimizer_steps"] > 20
+    fixed = forecast(SPEC, SURVEY, [PROBE], 1)
+    cost = facts["operations_of_default"] / fixed["operations_of_default"]
+    assert facts["wall_seconds"] == pytest.approx(fixed["wall_seconds"] * cost, rel=0.2)
+
+
 def test_the_slowest_worker_decides() -> None:
     slow = Outcome(key="slow", stage=0, cost=Cost(examples=80, train_seconds=8.0))
     both = forecast(SPEC, SURVEY, [PROBE, slow], workers=2)

@@ -92,6 +92,7 @@ class TaskSurvey:
     Attributes:
         center, spread: of numbers among the train labels, as their mean and standard deviation.
         texts: an example.
+        streams: train examples pass once, and are never held.
         notes: see ``TaskData``.
         proxies: those that stand for a metric, by name, with the metric.
     """
@@ -107,6 +108,7 @@ class TaskSurvey:
     center: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
     texts: int = 1
+    streams: bool = False
     notes: tuple[str, ...] = ()
     proxies: Mapping[str, str] = field(default_factory=dict)
 

@@ -61,6 +61,7 @@ def check_survey(config: LoadedConfig, survey: Survey) -> None:
     faults += _too_long(config, survey)
     if not config.spec.simulated:
         faults += _in_vain(config, survey)
+        faults += _weighed_unseen(config, survey)
     faults += _compared_over_lengths(config, survey)
     if faults:
         raise ConfigError(in_file_order(faults))
@@ -150,6 +151,24 @@ def _compared_over_lengths(config: LoadedConfig, survey: Survey) -> list[Fault]:
     )
     path = written_at(config.document, LENGTH, searched=True)
     return [config.document.fault(path, rule, "Fix it under `training:`.")]
+
+
+def _weighed_unseen(config: LoadedConfig, survey: Survey) -> list[Fault]:
+    """Return a fault for each way to weigh examples by what only all of them tell, on a stream."""
+    streams = ", ".join(task.name for task in survey.tasks if task.streams)
+    if not streams:
+        return []
+    return [
+        config.document.fault(
+            path,
+            f"{field} must be {usual} where data stream (task {streams}), got {value}: weights"
+            " follow from all labels, which are never held.",
+            "Remove it, or leave streaming out.",
+        )
+        for field, usual in (("loss.weighting", "none"), ("sampling.kind", "uniform"))
+        for value, path in _variants(config, field)
+        if value != usual
+    ]
 
 
 def _variants(config: LoadedConfig, field: str) -> list[Variant]:

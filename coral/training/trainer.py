@@ -157,6 +157,7 @@ class LoraTrainer:
                     center=self._targets[name].center,
                     spread=self._targets[name].spread,
                     texts=2 if loaded.data.train.pairs else 1,
+                    streams=loaded.data.stream is not None,
                     notes=(*loaded.data.notes, *self._notes),
                     proxies={
                         proxy: told.stands_for

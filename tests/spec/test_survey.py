@@ -55,6 +55,21 @@ def test_lengths_are_not_searched_where_answers_are_written(load: Load) -> None:
     assert check_survey(load("training: {sequence_len: 16}\n"), written) is None
 
 
+def test_what_only_all_labels_tell_is_not_asked_of_a_stream(load: Load) -> None:
+    [task] = SURVEY.tasks
+    passing = replace(SURVEY, tasks=(replace(task, streams=True),))
+    config = load(
+        "training: {loss.weighting: inverse_frequency}\n"
+        "search_space: {sampling.kind: [uniform, balanced]}\n"
+    )
+    faults = faults_of(lambda: check_survey(config, passing))
+    keys = [fault.key for fault in faults]
+    assert keys == ["training.loss.weighting", "search_space.sampling.kind"]
+    assert all("must be" in fault.rule and "(task origin)" in fault.rule for fault in faults)
+    assert check_survey(config, SURVEY) is None
+    assert check_survey(load(""), passing) is None
+
+
 def _faults(load: Load, body: str, **overrides: str) -> tuple[Fault, ...]:
     config = load(body, **overrides)
     return faults_of(lambda: check_survey(config, SURVEY))

@@ -343,6 +343,42 @@ def test_what_workers_need_is_imported_once_for_all_of_them(tmp_path: Path) -> N
     assert (tmp_path / "imports").read_text() == "1"
 
 
+SLOW = """
+import os, pathlib, time
+
+pathlib.Path(os.environ["IMPORTS"]).touch()
+time.sleep(2)
+"""
+INTERRUPTED = """
+import time
+from coral.execution import PoolExecutor
+
+with PoolExecutor("slow:trainer", {}, workers=1, preload=["slow"]):
+    try:
+        time.sleep(10)
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are spawned elsewhere")
+def test_control_c_while_that_is_imported_is_the_parents_alone(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    imports = tmp_path / "imports"
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED],
+        env={**os.environ, "PYTHONPATH": path, "IMPORTS": str(imports)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as parent:
+        assert wait_until(imports.exists, seconds=10)
+        os.killpg(parent.pid, signal.SIGINT)
+        assert parent.communicate(timeout=20) == ("interrupted\n", "")
+
+
 def test_a_pool_without_workers_is_refused() -> None:
     with pytest.raises(WorkersError, match="workers=0"):
         PoolExecutor(SCRIPTED, {}, workers=0)

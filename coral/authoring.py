@@ -183,10 +183,9 @@ def check_plugin(
     Raises:
         TaskError: there is no such task or plugin, or the plugin can't be imported.
     """
-    own, folders = _folder_in(wanted), tuple(folders)
-    if own is not None:
-        folders = (own, *folders)
-    elif (beside := Path("plugins")).is_dir():
+    own = _folder_in(wanted)
+    folders = (*([own] if own else []), *folders)
+    if (beside := Path("plugins")).is_dir():  # those that it will live with
         folders = (*folders, beside)
     registry = discover(folders)
     plugin, names = _wanted(wanted, own, registry)

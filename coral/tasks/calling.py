@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +14,7 @@ from coral.capabilities import difficulty_of, domains_of
 from coral.errors import CoralError, TaskError
 from coral.ports import DataContext, Examples, Problem, Task, TaskData
 from coral.tasks.registry import Plugin, Registry, described
-
-Result = TypeVar("Result")
+from coral.tasks.waiting import OverdueError, Result, within
 
 TIMEOUT_SECONDS = 3600.0
 """Longest that a call may take where no config says it."""
@@ -93,46 +89,23 @@ class TaskCalls:
         return f"Correct the plugin {self.plugin}; `coral plugins check` checks a task."
 
     def _call(self, method: str, function: Callable[[], Result]) -> Result:
-        call = _Call(function)
-        thread = threading.Thread(target=call.run, name=f"{self.task.name}.{method}", daemon=True)
-        thread.start()
-        thread.join(self.timeout_seconds)
-        if thread.is_alive():
+        try:
+            return within(self.timeout_seconds, function, f"{self.task.name}.{method}")
+        except OverdueError as place:
             raise TaskError(
                 f"task {self.task.name!r}: {method}() took longer than task_timeout_seconds ="
-                f" {self.timeout_seconds:g}; it stands in {_place_of(thread)}.\nCorrect the plugin"
+                f" {self.timeout_seconds:g}; it stands in {place}.\nCorrect the plugin"
                 f" {self.plugin}, or raise the limit under `execution`."
-            )
-        if call.error is None:
-            return call.value  # type: ignore[no-any-return]
-        if isinstance(call.error, TaskError) and "\n" not in str(call.error):
-            raise TaskError(f"{call.error}\n{self._remedy}") from call.error
-        if isinstance(call.error, CoralError) or not isinstance(call.error, Exception | SystemExit):
-            raise call.error
-        told = described(call.error, Path(self.plugin.origin))
-        raise self.error(method, f"raised {told}") from call.error
-
-
-@dataclass(slots=True)
-class _Call:
-    """A call in a thread of its own, which nobody has to wait for."""
-
-    function: Callable[[], Any]
-    value: Any = field(default=None, init=False)
-    error: BaseException | None = field(default=None, init=False)
-
-    def run(self) -> None:
-        try:
-            self.value = self.function()
-        except BaseException as error:  # it is raised again by the thread that waits
-            self.error = error
-
-
-def _place_of(thread: threading.Thread) -> str:
-    """Return the line in which a thread stands; "?" if it just ended."""
-    frame = sys._current_frames().get(thread.ident or 0)
-    frames = traceback.extract_stack(frame) if frame else []
-    return f"{frames[-1].name} ({frames[-1].filename}:{frames[-1].lineno})" if frames else "?"
+            ) from None
+        except TaskError as error:
+            if "\n" in str(error):
+                raise
+            raise TaskError(f"{error}\n{self._remedy}") from error
+        except CoralError:
+            raise
+        except (Exception, SystemExit) as error:
+            told = described(error, Path(self.plugin.origin))
+            raise self.error(method, f"raised {told}") from error
 
 
 def _kind(value: object) -> str:

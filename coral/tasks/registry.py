@@ -38,6 +38,7 @@ from coral.tasks.strategies import (
     installed_digest,
     strategies_in,
 )
+from coral.tasks.waiting import OverdueError, Result, within
 
 TaskFactory = Callable[..., Task]
 """Makes a task from options given by keyword."""
@@ -46,6 +47,12 @@ Suggest = Callable[[str, DataContext, Mapping[str, Any]], tuple[str, Mapping[str
 """Returns the task that some data are for, and its options, given some; else raises TaskError."""
 
 ENTRY_POINT_GROUP = "coral.tasks"
+
+PATIENCE_SECONDS = 60.0
+"""Longest that a plugin may take to be imported, or to make a task. It has `load` for long work."""
+
+_GIVEN_UP: dict[str, str] = {}
+"""Plugins whose import took too long, by origin, with where it stands: no import is tried twice."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -143,7 +150,8 @@ class Registry:
 
         Raises:
             TaskError: no plugin or more than one has the task.
-            TaskError: an option is unknown, missing or refused by the factory.
+            TaskError: an option is unknown, missing or refused by the factory, or that takes too
+                long.
             TaskError: what the factory returns isn't a task.
         """
         provider = self.provider(name)
@@ -151,9 +159,14 @@ class Registry:
         parameters = _parameters_of(factory)
         _check_options(name, options, parameters)
         try:
-            task = factory(**options)
+            task = within(PATIENCE_SECONDS, lambda: factory(**options), name)
         except CoralError:
             raise
+        except OverdueError as place:
+            raise TaskError(
+                f"task {name!r}: its factory took longer than {PATIENCE_SECONDS:g} s; it stands in"
+                f" {place}.\nCorrect the plugin {provider}: what takes long belongs into load()."
+            ) from None
         except (Exception, SystemExit) as error:
             raise TaskError(
                 f"task {name!r}: its factory refused the options {dict(options)!r}: "
@@ -274,7 +287,7 @@ def _packages_in(root: Path) -> Iterator[Path]:
 
 def _load_folder(folder: Path) -> Plugin:
     try:
-        module = _import_package(folder)
+        module = _in_time(str(folder), lambda: _import_package(folder))
         strategies = strategies_in(module)
         tasks = _checked_tasks(getattr(module, "TASKS", {} if strategies else None))
     except (Exception, SystemExit) as error:
@@ -301,16 +314,32 @@ def _load_entry_point(point: EntryPoint) -> Plugin:
             return Plugin(
                 name=point.name,
                 origin=origin,
-                strategies={kind: checked_strategies(kind, point.load())},
+                strategies={kind: checked_strategies(kind, _in_time(origin, point.load))},
                 digest=installed_digest(point, version),
                 version=version,
             )
-        tasks = _checked_tasks(point.load())
+        tasks = _checked_tasks(_in_time(origin, point.load))
         suggest = getattr(sys.modules.get(point.module), "suggest", None)
     except (Exception, SystemExit) as error:
         _LOGGER.debug("The plugin %s can't be imported.", origin, exc_info=True)
         return Plugin(name=point.name, origin=origin, version=version, error=described(error))
     return Plugin(name=point.name, origin=origin, tasks=tasks, version=version, suggest=suggest)
+
+
+def _in_time(origin: str, load: Callable[[], Result]) -> Result:
+    """Import a plugin, unless it takes too long; then it is given up for good.
+
+    Raises:
+        TimeoutError: it takes too long, or did so before.
+    """
+    if origin not in _GIVEN_UP:
+        try:
+            return within(PATIENCE_SECONDS, load, origin)
+        except OverdueError as place:
+            _GIVEN_UP[origin] = str(place)
+    raise TimeoutError(
+        f"its import took longer than {PATIENCE_SECONDS:g} s; it stands in {_GIVEN_UP[origin]}"
+    )
 
 
 def _import_package(folder: Path) -> ModuleType:

@@ -187,6 +187,14 @@ class TestCheck:
         assert "load() took longer than task_timeout_seconds = 1; it stands in load (" in told
         assert "letters/__init__.py:" in told
 
+    def test_a_task_that_another_plugin_of_the_project_has_too_fails(self) -> None:
+        write_plugin("elsewhere/letters", FAKE)
+        assert "fake" in invoke("plugins", "check", "elsewhere/letters")
+        write_plugin("plugins/others", FAKE)
+        told = invoke("plugins", "check", "elsewhere/letters", code=1)
+        assert "exactly one plugin must provide it" in " ".join(told.split())
+        assert "plugins/others" in "".join(told.split())
+
     def test_it_needs_neither_pytest_nor_torch(self) -> None:
         write_plugin("plugins/letters", FAKE)
         code = (

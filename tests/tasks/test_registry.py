@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -291,3 +292,41 @@ class TestSuggestions:
     def test_where_none_can_look_the_remedy_is_to_write_by_hand(self) -> None:
         with pytest.raises(TaskError, match="write the config by hand"):
             registry_of(plain=object).suggest("d.csv", self.CONTEXT)
+
+
+HANGING = """
+import time
+
+def wait(size=3):
+    time.sleep(600)
+
+"""
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "PATIENCE_SECONDS", 0.2)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_import_that_never_ends_is_given_up_once_and_spares_the_others(tmp_path: Path) -> None:
+    write_plugin(tmp_path, "endless", f"{HANGING}wait()\nTASKS = {{}}\n")
+    write_fake(tmp_path, "quick", "fake")
+    for patience in (10, 0.15):
+        started = time.monotonic()
+        endless, quick = discover([tmp_path]).plugins
+        assert time.monotonic() - started < patience
+        assert quick.error is None
+        assert endless.error is not None
+        assert "its import took longer than 0.2 s; it stands in wait (" in endless.error
+        assert str(tmp_path / "endless" / "__init__.py") in endless.error
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_factory_that_never_ends_is_one_message_that_names_it(tmp_path: Path) -> None:
+    write_plugin(tmp_path, "endless", f"{HANGING}TASKS = {{'slow': wait}}\n")
+    with pytest.raises(TaskError) as error:
+        discover([tmp_path]).build("slow", {})
+    told = str(error.value)
+    assert "task 'slow': its factory took longer than 0.2 s; it stands in wait (" in told
+    assert "Correct the plugin endless" in told

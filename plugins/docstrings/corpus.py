@@ -9,12 +9,13 @@ import os
 import platform
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from coral.rng import derive_seed
 
@@ -31,16 +32,23 @@ _LOGGER = logging.getLogger("coral.plugins.docstrings")
 def load_corpus(cache_dir: Path, libraries: Sequence[str]) -> tuple[Docstring, ...]:
     """Return the texts of ``libraries``, collecting those that the cache doesn't hold.
 
-    A text that two of them share tells nothing about its author: it is left out.
+    A text that two of them share tells nothing about its author: it is left out. Processes that
+    collect at the same time collect different libraries, then read each other's.
 
     Raises:
         TaskError: a library isn't installed.
     """
     cache_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(cache_dir / "docstrings.lock"):
-        found = [
-            docstring for library in libraries for docstring in _cached_library(cache_dir, library)
-        ]
+    texts: dict[str, tuple[Docstring, ...]] = {}
+    for seconds in (0, -1):  # at first, what another process collects is left to it
+        for library in libraries:
+            if library not in texts:
+                with (
+                    suppress(Timeout),
+                    FileLock(cache_dir / f"{library}.lock", timeout=seconds),
+                ):
+                    texts[library] = _cached_library(cache_dir, library)
+    found = [docstring for library in libraries for docstring in texts[library]]
     prints = [fingerprint(docstring.text) for docstring in found]
     authors = Counter(prints)
     return tuple(

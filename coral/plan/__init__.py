@@ -18,6 +18,7 @@ from coral.plan.sampling import SAMPLERS, SamplingPlan
 from coral.plan.schedule import SchedulePlan, learning_rate_shares, warmup_steps
 from coral.plan.tasks import TasksPlan, task_shares
 from coral.plan.training_plan import (
+    UNWEIGHED,
     TrainingPlan,
     as_canonical_json,
     digest_of,
@@ -34,6 +35,7 @@ __all__ = [
     "LOSS_WEIGHTINGS",
     "SAMPLERS",
     "SELECTIVE_METRICS",
+    "UNWEIGHED",
     "AdapterPlan",
     "CurriculumPlan",
     "EncodingPlan",

@@ -79,6 +79,12 @@ def value_at(plan: TrainingPlan, path: str) -> Any:
     return value
 
 
+UNWEIGHED: Mapping[str, Any] = {
+    path: value_at(TrainingPlan(), path) for path in ("loss.weighting", "sampling.kind")
+}
+"""The fields that can weigh examples by all labels together, with the values that don't."""
+
+
 def with_values(plan: TrainingPlan, values: Mapping[str, Any]) -> TrainingPlan:
     """Return ``plan`` with the values at the given dotted paths replaced.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from coral.errors import ConfigError, Fault, PlanError
 from coral.genome import ChoiceGene, IntGene, SearchSpace, SubsetGene
-from coral.plan import TrainingPlan, adapted_modules, value_at, with_values
+from coral.plan import UNWEIGHED, TrainingPlan, adapted_modules, value_at, with_values
 from coral.plan.adapter import ALL_LINEAR
 from coral.ports import Survey, TaskSurvey
 from coral.spec.document import KeyPath
@@ -165,7 +165,7 @@ def _weighed_unseen(config: LoadedConfig, survey: Survey) -> list[Fault]:
             " follow from all labels, which are never held.",
             "Remove it, or leave streaming out.",
         )
-        for field, usual in (("loss.weighting", "none"), ("sampling.kind", "uniform"))
+        for field, usual in UNWEIGHED.items()
         for value, path in _variants(config, field)
         if value != usual
     ]

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from coral.errors import TaskError
 from coral.fidelity.stages import Stage
-from coral.plan import TrainingPlan
+from coral.plan import UNWEIGHED, TrainingPlan, value_at
 from coral.ports import Examples, ExampleStream, Strategies
 from coral.rng import stream
 from coral.strategies import OWN, let_in
@@ -56,11 +56,8 @@ class StreamedSet:
         Raises:
             TaskError: the plan weighs examples by what only all of them tell.
         """
-        for key, value, usual in (
-            ("loss.weighting", plan.loss.weighting, "none"),
-            ("sampling.kind", plan.sampling.kind, "uniform"),
-        ):
-            if value != usual:
+        for key, usual in UNWEIGHED.items():
+            if (value := value_at(plan, key)) != usual:
                 raise TaskError(
                     f"{key} must be {usual} where data stream, got {value}: weights follow from all"
                     " labels, which are never held. Remove it, or leave streaming out."

@@ -10,13 +10,36 @@ from coral.ports import LinearModule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Where forward passes begin, for what lies before is known.
+
+    Attributes:
+        layer: what enters it is known.
+        products: what its first frozen maps give is known, too.
+    """
+
+    layer: int = 0
+    products: bool = False
+
+    def computes(self, module: LinearModule) -> bool:
+        """Return whether a linear map is computed."""
+        if module.layer is None or module.layer < self.layer:
+            return False
+        return not (self.products and module.entry and module.layer == self.layer)
+
+
+BEGINNING = Start()
+"""Everything is computed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepCost:
     """Operations for one token, and for one pair of tokens that attend to each other."""
 
     per_token: float
     per_pair: float
 
-    def teraflops(self, batch_size: int, length: int) -> float:
+    def teraflops(self, batch_size: int, length: float) -> float:
         """Return 1e12 operations for a padded batch of ``(batch_size, length)`` tokens."""
         tokens = batch_size * length
         return tokens * (self.per_token + self.per_pair * length) / 1e12
@@ -27,43 +50,45 @@ def step_cost(
     modules: Sequence[LinearModule],
     depth: int,
     hidden_size: int,
-    *,
-    first_layer: int = 0,
+    start: Start = BEGINNING,
 ) -> StepCost:
     """Return what one training step costs.
 
-    Args:
-        first_layer: what enters this layer is known; nothing below it is computed.
-
     A frozen map takes 2 x in x out operations forward, and as many for the gradient that flows
-    through it, which it does only above the lowest adapted layer. An adapter of rank r takes
-    2 x r x (in + out) forward and twice that backward. Attention takes 4 x hidden size for each
-    pair forward and twice that backward.
+    through it, which it does only above the lowest adapted layer, and in it behind its first maps.
+    An adapter of rank r takes 2 x r x (in + out) forward and twice that backward. Attention takes
+    4 x hidden size for each pair forward and twice that backward.
     """
     adapted = set(adapted_modules(plan, [(module.name, module.layer) for module in modules], depth))
-    inside = [m for m in modules if m.layer is not None and m.layer >= first_layer]
-    lowest = lowest_layer(adapted, modules)
-    per_token = 0.0
-    for module in inside:
-        size = module.in_features * module.out_features
-        through = module.layer is not None and module.layer >= lowest
-        per_token += 2 * size * (2 if through else 1)
-    for module in modules:
-        if module.name in adapted:
-            per_token += 6 * plan.rank * (module.in_features + module.out_features)
+    lowest = lowest_layer(adapted, modules) or 0
+    through = Start(layer=lowest, products=True)
+    forward = evaluation_cost(modules, depth, hidden_size, start)
+    backward = sum(2.0 * m.in_features * m.out_features for m in modules if through.computes(m))
+    updates = sum(m.in_features + m.out_features for m in modules if m.name in adapted)
     return StepCost(
-        per_token=per_token,
-        per_pair=4.0 * hidden_size * (depth - first_layer + 2 * (depth - lowest)),
+        per_token=forward.per_token + backward + 6 * plan.rank * updates,
+        per_pair=forward.per_pair + 8.0 * hidden_size * (depth - lowest),
     )
 
 
-def lowest_layer(adapted: Container[str], modules: Sequence[LinearModule]) -> int:
-    """Return the lowest layer that an adapter changes; 0 if it changes a map beside the stack.
+def evaluation_cost(
+    modules: Sequence[LinearModule], depth: int, hidden_size: int, start: Start = BEGINNING
+) -> StepCost:
+    """Return what a forward pass of the base costs."""
+    return StepCost(
+        per_token=sum(2.0 * m.in_features * m.out_features for m in modules if start.computes(m)),
+        per_pair=4.0 * hidden_size * (depth - start.layer),
+    )
+
+
+def lowest_layer(adapted: Container[str], modules: Sequence[LinearModule]) -> int | None:
+    """Return the lowest layer that an adapter changes; None if it changes a map beside the stack.
 
     Args:
         adapted: full names of the modules that it changes.
     """
-    return min(module.layer or 0 for module in modules if module.name in adapted)
+    layers = [module.layer for module in modules if module.name in adapted]
+    return None if None in layers else min(layer for layer in layers if layer is not None)
 
 
 def adapter_parameters(plan: AdapterPlan, modules: Sequence[LinearModule], depth: int) -> int:

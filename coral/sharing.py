@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Container, Iterable
 
-from coral.flops import lowest_layer
+from coral.flops import BEGINNING, Start, lowest_layer
 from coral.plan import TrainingPlan, adapted_modules
 from coral.ports import Survey
 
@@ -13,7 +13,7 @@ from coral.ports import Survey
 def entrances(
     plans: Iterable[TrainingPlan], survey: Survey, most_bytes: int | None
 ) -> tuple[int, ...] | None:
-    """Return the layers before which activations are kept; None if there is room for any.
+    """Return the layers before which activations are kept; None if there is room for all.
 
     Those are chosen that leave the least to compute below the adapters of all plans together. A
     plan enters at the highest of them that its adapter leaves alone.
@@ -24,41 +24,55 @@ def entrances(
     """
     if most_bytes is None or not survey.shares_prefixes:
         return None
-    room = int(most_bytes // max(1.0, bytes_before_layer(survey)))
-    if room >= survey.depth - 1:
+    layers = range(survey.depth)
+    if sum(bytes_before(Start(layer=i, products=True), survey) for i in layers) <= most_bytes:
         return None
+    room = int(most_bytes // max(1.0, bytes_before(Start(layer=1), survey)))
     lowest = Counter(_lowest(plan, survey) for plan in plans)
     return most_useful({layer: count for layer, count in lowest.items() if layer}, room)
 
 
-def entrance(plan: TrainingPlan, survey: Survey, kept: Container[int] | None = None) -> int:
-    """Return the first layer that training and evaluating a plan computes.
+def start_of(plan: TrainingPlan, survey: Survey, kept: Container[int] | None = None) -> Start:
+    """Return where training and evaluating a plan begin.
 
     Args:
-        kept: layers before which activations are kept; None for any.
+        kept: layers before which activations are kept; None for all.
     """
-    return highest_kept(_lowest(plan, survey), kept) if survey.shares_prefixes else 0
+    if not survey.shares_prefixes:
+        return BEGINNING
+    return highest_start(_lowest(plan, survey), kept, products=survey.shares_products)
 
 
-def highest_kept(lowest: int, kept: Container[int] | None) -> int:
-    """Return the layer to enter at for an adapter that changes none below ``lowest``; 0 if none.
+def highest_start(lowest: int | None, kept: Container[int] | None, *, products: bool) -> Start:
+    """Return where passes begin for an adapter that changes nothing below a layer.
 
     Args:
-        kept: layers before which activations are kept; None for any.
+        lowest: that layer; None if the adapter changes a map beside the stack.
+        kept: layers before which activations are kept; None for all.
+        products: those of first maps are kept, too, where there is room for all.
     """
-    below = range(1, lowest + 1)
-    return max((layer for layer in below if kept is None or layer in kept), default=0)
+    if lowest is None:
+        return BEGINNING
+    if kept is None:
+        return Start(layer=lowest, products=products)
+    return Start(layer=max((layer for layer in range(1, lowest + 1) if layer in kept), default=0))
 
 
-def bytes_before_layer(survey: Survey) -> float:
-    """Return what the activations of all examples take before one layer."""
+def bytes_before(start: Start, survey: Survey) -> float:
+    """Return what is kept of all examples, for passes to begin somewhere."""
+    if start.layer == 0 and not survey.shares_products:
+        return 0.0
     examples = sum(
         task.train_examples + task.validation_examples + task.test_examples for task in survey.tasks
     )
-    return examples * survey.mean_tokens * survey.hidden_size * survey.prefix_feature_bytes
+    features = survey.hidden_size
+    if start.products and survey.shares_products:
+        first = (m for m in survey.linear_modules if m.entry and m.layer == start.layer)
+        features += sum(module.out_features for module in first)
+    return examples * survey.mean_tokens * features * survey.prefix_feature_bytes
 
 
-def _lowest(plan: TrainingPlan, survey: Survey) -> int:
+def _lowest(plan: TrainingPlan, survey: Survey) -> int | None:
     names = [(module.name, module.layer) for module in survey.linear_modules]
     adapted = frozenset(adapted_modules(plan.adapter, names, survey.depth))
     return lowest_layer(adapted, survey.linear_modules)

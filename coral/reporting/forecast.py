@@ -8,13 +8,13 @@ from statistics import mean
 
 from coral.evolution import EvolutionState, breed
 from coral.fidelity import Stage, entrants_by_stage, ladder_share, ladder_steps
-from coral.flops import step_cost
+from coral.flops import BEGINNING, evaluation_cost, step_cost
 from coral.plan import TrainingPlan
 from coral.ports import Survey
 from coral.records import Outcome
 from coral.reporting.facts import Facts, mode_facts
 from coral.settings import RunSpec
-from coral.sharing import bytes_before_layer, entrance, entrances
+from coral.sharing import bytes_before, entrances, start_of
 
 BYTES_PER_PARAMETER = 12
 """A checkpoint holds a float32 weight and AdamW's two moments."""
@@ -55,10 +55,8 @@ def forecast(spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: 
         for candidate in breed(EvolutionState(train_examples=survey.train_examples), spec)
     ]
     kept = entrances(plans, survey, spec.prefix_bytes)
-    costs = _relative_costs(spec.training, plans, kept, survey)
-    entered = [entrance(plan, survey, kept) for plan in plans]
-    evaluated = 1 - mean(entered) / survey.depth
-    shared = set(entered) - {0}
+    costs, evaluated = _relative_costs(spec.training, plans, kept, survey)
+    shared = {start_of(plan, survey, kept) for plan in plans} - {BEGINNING}
     steps_of = [_steps_by_stage(spec, survey, plan) for plan in plans]
     rows, seconds = [], 0.0
     for i, stage in enumerate(spec.training_stages):
@@ -103,11 +101,11 @@ def forecast(spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: 
         "peak_memory_bytes_per_worker": memory,
         "peak_memory_bytes": memory * workers,
         "operations_of_default": mean(costs),
-        "shared_before_layers": sorted(shared),
+        "shared_before_layers": sorted(start.layer for start in shared),
         "disk_bytes": population
         * generations
         * (parameters * BYTES_PER_PARAMETER + SQLITE_BYTES_PER_OUTCOME)
-        + len(shared) * bytes_before_layer(survey),
+        + sum(bytes_before(start, survey) for start in shared),
     }
 
 
@@ -154,18 +152,21 @@ def _relative_costs(
     plans: Sequence[TrainingPlan],
     kept: tuple[int, ...] | None,
     survey: Survey,
-) -> list[float]:
-    """Return each plan's operations of training an example, as a share of the default recipe's."""
+) -> tuple[list[float], float]:
+    """Return what plans compute, as shares of what the default recipe does.
+
+    Returns:
+        Of each plan, to train an example; and their mean, to evaluate one.
+    """
     length = min(survey.mean_tokens, default.encoding.sequence_len)
+    shape = (survey.linear_modules, survey.depth, survey.hidden_size)
 
-    def operations(plan: TrainingPlan) -> float:
-        cost = step_cost(
-            plan.adapter,
-            survey.linear_modules,
-            survey.depth,
-            survey.hidden_size,
-            first_layer=entrance(plan, survey, kept),
-        )
-        return cost.teraflops(1, round(length))
+    def trained(plan: TrainingPlan) -> float:
+        start = start_of(plan, survey, kept)
+        return step_cost(plan.adapter, *shape, start).teraflops(1, length)
 
-    return [operations(plan) / operations(default) for plan in plans]
+    def evaluated(plan: TrainingPlan) -> float:
+        return evaluation_cost(*shape, start_of(plan, survey, kept)).teraflops(1, length)
+
+    costs = [trained(plan) / trained(default) for plan in plans]
+    return costs, mean(map(evaluated, plans)) / evaluated(default)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
-from coral.flops import StepCost, step_cost
+from coral.flops import StepCost, evaluation_cost, step_cost
 from coral.plan import TrainingPlan
 from coral.ports import Survey
 from coral.records import Cost
-from coral.sharing import entrance
+from coral.sharing import start_of
 from coral.simulation.profile import CostProfile, ModelShape
 from coral.simulation.survey import hidden_size
 
@@ -25,7 +25,7 @@ def training_cost(
     batch = plan.schedule.batch_size
     length = mean_length(survey.mean_tokens, plan.encoding.sequence_len)
     per_step = _operations(survey, shape, plan)
-    teraflops = steps * batch * length * (per_step.per_token + per_step.per_pair * length) / 1e12
+    teraflops = per_step.teraflops(steps * batch, length)
     return Cost(
         optimizer_steps=steps,
         examples=steps * batch,
@@ -40,11 +40,10 @@ def evaluation_seconds(
 ) -> float:
     """Return how long a forward pass over some examples takes."""
     length = mean_length(survey.mean_tokens, plan.encoding.sequence_len)
-    first = entrance(plan, survey)
-    inside = [m for m in survey.linear_modules if m.layer is not None and m.layer >= first]
-    per_token = sum(2 * m.in_features * m.out_features for m in inside)
-    per_pair = 4 * hidden_size(shape) * (survey.depth - first)
-    teraflops = examples * length * (per_token + per_pair * length) / 1e12
+    forward = evaluation_cost(
+        survey.linear_modules, survey.depth, hidden_size(shape), start_of(plan, survey)
+    )
+    teraflops = forward.teraflops(examples, length)
     return cost.seconds_per_evaluated_teraflop * teraflops
 
 
@@ -72,5 +71,5 @@ def _operations(survey: Survey, shape: ModelShape, plan: TrainingPlan) -> StepCo
         survey.linear_modules,
         survey.depth,
         hidden_size(shape),
-        first_layer=entrance(plan, survey),
+        start_of(plan, survey),
     )

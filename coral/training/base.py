@@ -35,6 +35,7 @@ from coral.errors import ModelError
 from coral.ports import LinearModule
 from coral.spec.base_model import locate
 from coral.training.causal import LanguageHead, separate
+from coral.training.entries import with_entries
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -162,7 +163,7 @@ def load_base(
         tokenizer=tokenizer,
         digest=_digest(f"{digest} in 4 bits") if load_in_4bit else digest,
         stack=stack,
-        linear_modules=tuple(linear_modules_of(model, name_of_stack)),
+        linear_modules=with_entries(model, stack, linear_modules_of(model, name_of_stack)),
         language=language,
         precision=precision,
         merges=dtype == torch.float32 and not load_in_4bit,

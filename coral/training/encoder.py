@@ -26,11 +26,11 @@ from coral.training.batches import Indices
 from coral.training.dropout import SeededDropout
 from coral.training.factors import Factors
 from coral.training.failures import DivergedError
-from coral.training.folded import fold
 from coral.training.prefix import WHOLE, Entrance, Prefixes
 from coral.training.recompute import recomputing
 from coral.training.targets import Target
 from coral.training.texts import ModelInputs, Padded, TokenizedTexts, on_device
+from coral.training.thin import lay_flat
 from coral.training.token_rows import TokenBatch, summed_loss, token_batch
 
 MAX_TORCH_SEED = 2**63 - 1
@@ -69,7 +69,9 @@ class MultiTaskEncoder(nn.Module):
     def forward_scope(self) -> Iterator[None]:
         """Run forward passes in the base's precision, and keep as much of them as it says."""
         recomputes = self.base.recomputes and torch.is_grad_enabled()
-        kept = recomputing(self.base.stack, self.entrance.cut) if recomputes else nullcontext()
+        kept = (
+            recomputing(self.base.stack, self.entrance.start.layer) if recomputes else nullcontext()
+        )
         with self.base.autocast(), kept:
             yield
 
@@ -206,7 +208,8 @@ class MultiTaskEncoder(nn.Module):
         """Fold the adapter into the base for the length of the scope: evaluation gets cheaper.
 
         The base's own tensors are put back afterwards, so it stays exact to the bit. A base in less
-        than float32 would lose what the update adds, and is left as it is.
+        than float32 would lose what the update adds, and is left as it is; so are maps whose
+        products are known.
 
         Raises:
             DivergedError: the update is not finite.
@@ -214,7 +217,9 @@ class MultiTaskEncoder(nn.Module):
         if not self.base.merges:
             yield
             return
-        layers = [m for m in self.adapter.modules() if isinstance(m, LoraLayer)]
+        kept = set(self.entrance.keeps())
+        adapted = (m for m in self.adapter.modules() if isinstance(m, LoraLayer))
+        layers = [layer for layer in adapted if layer.get_base_layer() not in kept]
         originals = [layer.get_base_layer().weight.data for layer in layers]
         try:
             try:
@@ -342,7 +347,7 @@ def adapted(
         if plan.adapter.dropout:
             for layer in encoder.layers().values():
                 layer.lora_dropout[_NAME] = SeededDropout(plan.adapter.dropout)
-        fold(encoder.layers().values(), _NAME)
+        lay_flat(encoder.layers().values(), _NAME)
         yield encoder
     finally:
         _unload(peft_model, base.model)

@@ -10,7 +10,7 @@ import torch
 
 from coral.errors import CheckpointError
 from coral.fidelity import ladder_steps
-from coral.flops import step_cost
+from coral.flops import BEGINNING, step_cost
 from coral.plan import TrainingPlan, training_digest
 from coral.ports import CheckpointStore, Inherited, Progress, Strategies, TrainingJob
 from coral.records import Inheritance
@@ -149,7 +149,7 @@ class JobRunner:
                     self._base.linear_modules,
                     self._base.depth,
                     self._base.hidden_size,
-                    first_layer=0 if train_set.passing else encoder.entrance.cut,
+                    BEGINNING if train_set.passing else encoder.entrance.start,
                 ),
                 logs=log.stages,
                 report=self._report,

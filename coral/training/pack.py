@@ -29,7 +29,7 @@ from coral.training.loop import (
     peak_learning_rates,
     require_finite,
 )
-from coral.training.prefix import Entrance, entering
+from coral.training.prefix import Entrance, Known, entering
 from coral.training.stacked import Rows, StackedAdamW, StackedAdapters, Weights
 from coral.training.targets import Target
 from coral.training.texts import (
@@ -174,8 +174,8 @@ class Pack:
         self._targets = targets
         self._members = members
         self._stacked = StackedAdapters(base, [member.weights for member in members])
-        lowest = min(members, key=lambda member: member.entrance.cut)
-        self._entrance = lowest.entrance
+        entrances = [member.entrance for member in members]
+        self._entrance = min(entrances, key=lambda e: (e.start.layer, e.prefixes is not None))
         self._pooling = members[0].job.plan.encoding.pooling
         self._losses: list[Tensor] = []
         self._norms: list[Tensor] = []
@@ -308,14 +308,15 @@ class Pack:
         picked = on_device(torch.from_numpy(place), device)
         given = together.on(device).each(lambda tensor: tensor.index_select(0, picked))
         entrance: AbstractContextManager[None] = nullcontext()
-        known = [self._entrance.hidden(texts, chosen) for texts, chosen in different]
-        below = [hidden for hidden in known if hidden is not None]
-        if len(below) == len(known):
-            hidden = on_device(_filled_up(below, rows.longest), device).index_select(0, picked)
-            entrance = entering(self._base.stack, self._entrance.cut, hidden)
+        found = [self._entrance.known(texts, chosen) for texts, chosen in different]
+        known = [own.parts for own in found if own is not None]
+        if len(known) == len(found):
+            parts = (_filled_up(part, rows.longest) for part in zip(*known, strict=True))
+            there = Known.of([on_device(part, device).index_select(0, picked) for part in parts])
+            entrance = entering(self._base, self._entrance.start.layer, there)
         with self._base.autocast(), self._stacked.applied_to(rows), entrance:
-            found = self._base.model(**given.inputs()).last_hidden_state
-        return pool(found.float(), given.mask, self._pooling)
+            hidden = self._base.model(**given.inputs()).last_hidden_state
+        return pool(hidden.float(), given.mask, self._pooling)
 
     def _collect(self) -> None:
         """Move pending losses and norms to the members' logs."""

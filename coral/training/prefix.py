@@ -2,8 +2,9 @@
 
 Below its lowest adapted layer every genome does what the base does. The activations that enter that
 layer are kept in memory-mapped files, so that genomes, epochs, stages, splits and worker processes
-share them. Texts are computed in fixed blocks: a block has the same bits, whoever needed it first.
-Workers that need a block at the same time compute different ones meanwhile.
+share them. On a CPU so is what the layer's first frozen maps make of them, to which a genome adds
+its own updates. Texts are computed in fixed blocks: a block has the same bits, whoever needed it
+first. Workers that need a block at the same time compute different ones meanwhile.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +27,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from coral.sharing import highest_kept
+from coral.flops import BEGINNING, Start
+from coral.sharing import highest_start
 from coral.training.base import BaseModel
 from coral.training.batches import Indices
+from coral.training.entries import entry_maps
 from coral.training.texts import (
     Padded,
     TokenizedTexts,
@@ -52,48 +56,89 @@ class _EnteredError(Exception):
     """Stops a forward pass where a layer is entered."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known of some texts where they enter a layer.
+
+    Attributes:
+        hidden: what enters, ``(texts, longest, hidden)``, zeros where texts are padded.
+        products: what the layer's first maps give, ``(texts, longest, out)`` each.
+    """
+
+    hidden: Tensor
+    products: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(cls, parts: Sequence[Tensor]) -> Known:
+        return cls(hidden=parts[0], products=tuple(parts[1:]))
+
+    @property
+    def parts(self) -> list[Tensor]:
+        return [self.hidden, *self.products]
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Known:
+        """Return it with all parts changed in the same way."""
+        return Known.of([change(part) for part in self.parts])
+
+
 @contextmanager
-def entering(stack: nn.ModuleList, cut: int, hidden: Tensor) -> Iterator[None]:
-    """Let forward passes of the scope begin at layer ``cut``, with ``hidden``.
+def entering(base: BaseModel, layer: int, known: Known) -> Iterator[None]:
+    """Let forward passes of the scope begin at a layer, with what is known there.
 
     What surrounds the stack runs as always, for it makes masks and positions.
     """
 
     def enter(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (hidden, *inputs[1:])
+        return (known.hidden, *inputs[1:])
 
-    below = list(stack)[:cut]
-    handle = stack[cut].register_forward_pre_hook(enter)
+    passed = list(base.stack)[:layer]
+    maps = entry_maps(base.model, base.linear_modules, layer) if known.products else []
+    handle = base.stack[layer].register_forward_pre_hook(enter)
     try:
-        for layer in below:
-            layer.forward = _pass_on
+        for below in passed:
+            below.forward = _pass_on
+        for first, product in zip(maps, known.products, strict=True):
+            first.forward = lambda _, product=product: product.clone()  # updates are added in place
         yield
     finally:
         handle.remove()
-        for layer in below:
-            vars(layer).pop("forward", None)
+        for module in (*passed, *maps):
+            vars(module).pop("forward", None)
 
 
 def _pass_on(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
     return hidden
 
 
-def hidden_before(model: nn.Module, stack: nn.ModuleList, cut: int, **inputs: Tensor) -> Tensor:
-    """Return what enters layer ``cut``; nothing above it is computed."""
-    found: list[Tensor] = []
+def known_before(base: BaseModel, start: Start, **inputs: Tensor) -> Known:
+    """Return what is known at a start; nothing above it is computed."""
+    hidden: list[Tensor] = []
+    products: dict[int, Tensor] = {}
+    maps = entry_maps(base.model, base.linear_modules, start.layer) if start.products else []
 
-    def stop(_: nn.Module, inputs: tuple[Any, ...]) -> None:
-        found.append(inputs[0])
-        raise _EnteredError
+    def enter(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        hidden.append(inputs[0])
+        if not maps:
+            raise _EnteredError
 
-    handle = stack[cut].register_forward_pre_hook(stop)
+    def keep(number: int, forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        products[number] = forward(x)
+        if len(products) == len(maps):
+            raise _EnteredError
+        return products[number].clone()
+
+    handle = base.stack[start.layer].register_forward_pre_hook(enter)
     try:
-        model(**inputs)
+        for number, first in enumerate(maps):
+            first.forward = partial(keep, number, first.forward)
+        base.model(**inputs)
     except _EnteredError:
         pass
     finally:
         handle.remove()
-    return found[0]
+        for first in maps:
+            vars(first).pop("forward", None)
+    return Known.of([hidden[0], *(products[number] for number in range(len(maps)))])
 
 
 class Prefix:
@@ -103,14 +148,15 @@ class Prefix:
         self,
         texts: TokenizedTexts,
         folder: Path,
-        compute: Callable[[Indices], Tensor],
-        width: int,
+        compute: Callable[[Indices], Known],
+        widths: Sequence[int],
         block_tokens: int,
         precision: Precision,
     ) -> None:
         """Args:
-        folder: of this set, layer and precision alone.
-        compute: activations of some texts, ``(rows, longest, width)``, in that precision.
+        folder: of this set, start and precision alone.
+        compute: what is known of some texts, in that precision.
+        widths: features of its parts.
         block_tokens: of a block at most, padding included, unless one text is longer.
         """
         self._texts = texts
@@ -121,22 +167,25 @@ class Prefix:
             self._block_of[members] = number
         self._verified = np.zeros(len(self._blocks), dtype=bool)
         folder.mkdir(parents=True, exist_ok=True)
-        shape = (len(texts.ids), width)
-        self._hidden: NDArray[np.floating] = _mapped(
-            folder / f"hidden.{precision}", precision, shape
-        )
+        self._widths = tuple(widths)
+        shape = (len(texts.ids), sum(widths))
+        self._kept: NDArray[np.floating] = _mapped(folder / f"known.{precision}", precision, shape)
         self._claims = (folder / "claims").open("ab")
         sums = (len(self._blocks), 2)
         self._sums: NDArray[np.uint32] = _mapped(folder / "sums.u32", np.uint32, sums)
 
-    def hidden(self, rows: Indices) -> Tensor:
-        """Return ``(rows, longest, width)``, zeros where texts are padded."""
+    def known(self, rows: Indices) -> Known:
+        """Return what is known of some texts, in float32."""
         self._need(np.unique(self._block_of[rows]))
         lengths, starts = self._texts.lengths[rows], self._texts.starts[rows]
-        padded = np.zeros((len(rows), int(lengths.max()), self._hidden.shape[1]), np.float32)
-        for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-            padded[i, :length] = self._hidden[start : start + length]
-        return torch.from_numpy(padded)
+        parts, first = [], 0
+        for width in self._widths:
+            padded = np.zeros((len(rows), int(lengths.max()), width), np.float32)
+            for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+                padded[i, :length] = self._kept[start : start + length, first : first + width]
+            parts.append(torch.from_numpy(padded))
+            first += width
+        return Known.of(parts)
 
     def _need(self, blocks: Indices) -> None:
         """Compute blocks that nobody has computed, or that are not what was written."""
@@ -176,17 +225,17 @@ class Prefix:
 
     def _fill(self, block: int) -> None:
         rows = self._blocks[block]
-        hidden = self._compute(rows).cpu().numpy()
-        for text, own in zip(rows, hidden, strict=True):
+        known = torch.cat(self._compute(rows).parts, dim=-1).cpu().numpy()
+        for text, own in zip(rows, known, strict=True):
             start, end = self._texts.starts[text], self._texts.starts[text + 1]
-            self._hidden[start:end] = own[: end - start]
+            self._kept[start:end] = own[: end - start]
         self._sums[block] = (1, self._sum(block))
 
     def _sum(self, block: int) -> int:
         total = 0
         for text in self._blocks[block]:
             start, end = self._texts.starts[text], self._texts.starts[text + 1]
-            total = zlib.crc32(self._hidden[start:end].tobytes(), total)
+            total = zlib.crc32(self._kept[start:end].tobytes(), total)
         return total
 
 
@@ -225,18 +274,18 @@ class Entrance:
     """Where forward passes of a base begin.
 
     Attributes:
-        cut: layer that is entered; 0 if everything is computed.
+        prefixes: tell what is known there; None if everything is computed.
     """
 
-    cut: int = 0
+    start: Start = BEGINNING
     prefixes: Prefixes | None = None
 
-    def hidden(self, texts: TokenizedTexts, rows: Indices) -> Tensor | None:
-        """Return what enters the layer for some texts; None if that is not known."""
-        if self.prefixes is None or not self.cut or texts.passing:
+    def known(self, texts: TokenizedTexts, rows: Indices) -> Known | None:
+        """Return what is known of some texts, if that is kept."""
+        if self.prefixes is None or texts.passing:
             return None
-        known = self.prefixes.of(texts, self.cut)
-        return None if known is None else known.hidden(rows)
+        prefix = self.prefixes.of(texts, self.start)
+        return None if prefix is None else prefix.known(rows)
 
     @contextmanager
     def used_for(
@@ -248,15 +297,23 @@ class Entrance:
         """Let the base's forward passes over some texts begin here.
 
         Args:
-            arranged: brings what enters a layer, a text a row, into the rows of the pass.
+            arranged: brings what is known, a text a row, into the rows of the pass.
         """
-        hidden = self.hidden(texts, rows)
-        if hidden is None or self.prefixes is None:
+        known = self.known(texts, rows)
+        if known is None or self.prefixes is None:
             yield
             return
-        base, hidden = self.prefixes.base, arranged(hidden)
-        with entering(base.stack, self.cut, on_device(hidden, base.device)):
+        base = self.prefixes.base
+        there = known.each(lambda part: on_device(arranged(part), base.device))
+        with entering(base, self.start.layer, there):
             yield
+
+    def keeps(self) -> list[nn.Module]:
+        """Return the frozen maps whose products are known, which must stay as they are."""
+        if self.prefixes is None or not self.start.products:
+            return []
+        base = self.prefixes.base
+        return entry_maps(base.model, base.linear_modules, self.start.layer)
 
 
 WHOLE = Entrance()
@@ -264,7 +321,7 @@ WHOLE = Entrance()
 
 
 class Prefixes:
-    """What enters the layers of one base, by set of texts and by layer."""
+    """What is known of the texts of one base, by set of texts and by start."""
 
     def __init__(
         self,
@@ -280,46 +337,55 @@ class Prefixes:
         """
         self.base = base
         self.feature_bytes = np.dtype(precision).itemsize
+        # To bring them to a GPU would take longer than to multiply there.
+        self.shares_products = base.merges and base.device.type == "cpu"
         self._precision: Precision = precision
         self._folder = folder
         self._most_bytes = most_bytes
-        self._prefixes: dict[tuple[str, int], Prefix | None] = {}
-        self._exact: dict[int, bool] = {}
+        self._prefixes: dict[tuple[str, Start], Prefix | None] = {}
+        self._exact: dict[Start, bool] = {}
 
-    def entrance(self, lowest: int, allowed: Collection[int] | None = None) -> Entrance:
+    def entrance(self, lowest: int | None, kept: Collection[int] | None = None) -> Entrance:
         """Return where a base is entered whose layers below ``lowest`` are as they were.
 
         The base must be plain: whether it gives the same from there on is tried once.
 
         Args:
-            allowed: layers that may be entered; None for any.
+            lowest: None if something beside the layers has changed.
+            kept: layers that may be entered; None for all.
         """
-        cut = highest_kept(lowest, allowed)
-        if cut not in self._exact:
-            self._exact[cut] = cut > 0 and self._gives_the_same(cut)
-        return Entrance(cut=cut if self._exact[cut] else 0, prefixes=self)
+        start = highest_start(lowest, kept, products=self.shares_products)
+        if start == BEGINNING:
+            return WHOLE
+        if start not in self._exact:
+            self._exact[start] = self._gives_the_same(start)
+        return Entrance(start=start, prefixes=self) if self._exact[start] else WHOLE
 
-    def of(self, texts: TokenizedTexts, cut: int) -> Prefix | None:
-        """Return what enters layer ``cut`` for some texts; None if the disk has no room for it."""
-        key = (texts.digest, cut)
+    def of(self, texts: TokenizedTexts, start: Start) -> Prefix | None:
+        """Return what is known of texts at a start; None if the disk has no room for it."""
+        key = (texts.digest, start)
         if key not in self._prefixes:
             try:
-                self._prefixes[key] = self._opened(texts, cut)
+                self._prefixes[key] = self._opened(texts, start)
             except OSError:
                 self._prefixes[key] = None
         return self._prefixes[key]
 
-    def _opened(self, texts: TokenizedTexts, cut: int) -> Prefix:
+    def _opened(self, texts: TokenizedTexts, start: Start) -> Prefix:
         name = hashlib.sha256(
             f"{self.base.digest} {self.base.device.type} {torch.__version__}"
-            f" {texts.digest} {cut} {self._precision}".encode()
+            f" {texts.digest} {start.layer} {start.products} {self._precision}".encode()
         ).hexdigest()
-        self._make_room(len(texts.ids) * self.base.hidden_size * self.feature_bytes, name)
+        widths = [self.base.hidden_size]
+        if start.products:
+            at = (m for m in self.base.linear_modules if m.entry and m.layer == start.layer)
+            widths += [module.out_features for module in at]
+        self._make_room(len(texts.ids) * sum(widths) * self.feature_bytes, name)
         return Prefix(
             texts,
             self._folder / name,
-            lambda rows: self._computed(texts, rows, cut),
-            self.base.hidden_size,
+            lambda rows: self._computed(texts, rows, start),
+            widths,
             tokens_at_once(self.base.device),
             self._precision,
         )
@@ -337,15 +403,18 @@ class Prefixes:
             taken -= _bytes_in(others[0])
             shutil.rmtree(others.pop(0), ignore_errors=True)
 
-    def _computed(self, texts: TokenizedTexts, rows: Indices, cut: int) -> Tensor:
-        """Compute what enters a layer, from the highest layer below of which that is known exactly.
+    def _computed(self, texts: TokenizedTexts, rows: Indices, start: Start) -> Known:
+        """Compute what is known at a start, from the highest one below it that is known exactly.
 
-        From what was rounded, a block would get other bits than from the start.
+        From what was rounded, a block would get other bits than from the beginning.
         """
-        known = (c for digest, c in self._prefixes if digest == texts.digest and c < cut)
-        lower = max(known, default=0) if self._precision == "float32" else 0
-        with Entrance(cut=lower, prefixes=self).used_for(texts, rows):
-            return self._rounded(self._compute(texts.pad(rows), cut))
+        below = WHOLE
+        if self._precision == "float32":
+            lower = (s for digest, s in self._prefixes if digest == texts.digest)
+            found = max((s for s in lower if s.layer < start.layer), default=None, key=_layer)
+            below = WHOLE if found is None else Entrance(start=found, prefixes=self)
+        with below.used_for(texts, rows):
+            return self._compute(texts.pad(rows), start).each(self._rounded)
 
     def _rounded(self, hidden: Tensor) -> Tensor:
         """Return activations in the precision in which they are kept.
@@ -357,32 +426,39 @@ class Prefixes:
         most = torch.finfo(torch.float16).max
         return hidden.float().clamp(-most, most).half()
 
-    def _gives_the_same(self, cut: int) -> bool:
+    def _gives_the_same(self, start: Start) -> bool:
         """Return whether entering a layer with what it was given before changes nothing."""
         words = self.base.tokenizer.vocab_size
         ids = torch.arange(2 * TRIED_TOKENS).reshape(2, -1) % words
         mask = torch.ones_like(ids)
         mask[1, TRIED_TOKENS // 2 :] = 0
+
+        def as_kept(part: Tensor) -> Tensor:
+            return self._rounded(part).to(part.dtype) * mask.unsqueeze(-1).to(part.device)
+
         try:
             padded = Padded(ids, mask)
             whole = self._last_hidden(padded)
-            hidden = self._compute(padded, cut)
-            hidden = self._rounded(hidden).to(hidden.dtype) * mask.unsqueeze(-1).to(hidden.device)
-            with entering(self.base.stack, cut, hidden):
+            with entering(self.base, start.layer, self._compute(padded, start).each(as_kept)):
                 entered = self._last_hidden(padded)
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError):
             return False  # its layers take or give something else than one tensor
         difference = (entered - whole)[mask.bool()].abs().max()
         most = TOLERANCES[self._precision] * whole[mask.bool()].abs().max()
         return bool(difference <= most)
 
     @torch.no_grad()
-    def _compute(self, texts: Padded, cut: int) -> Tensor:
-        inputs = texts.on(self.base.device).inputs()
-        return hidden_before(self.base.model, self.base.stack, cut, **inputs)
+    def _compute(self, texts: Padded, start: Start) -> Known:
+        # Adapters that are on the base now may draw dropout on the way: not at training's expense.
+        with torch.random.fork_rng(devices=[]):
+            return known_before(self.base, start, **texts.on(self.base.device).inputs())
 
     @torch.no_grad()
     def _last_hidden(self, texts: Padded) -> Tensor:
         inputs = texts.on(self.base.device).inputs()
         found: Tensor = self.base.model(**inputs).last_hidden_state
         return found.float().cpu()
+
+
+def _layer(start: Start) -> int:
+    return start.layer

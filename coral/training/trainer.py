@@ -173,6 +173,7 @@ class LoraTrainer:
             versions={name: version(name) for name in ("torch", "transformers", "peft")},
             shares_prefixes=self._prefixes is not None and not self._sets.stream,
             prefix_feature_bytes=self._prefixes.feature_bytes if self._prefixes else 4,
+            shares_products=self._prefixes is not None and self._prefixes.shares_products,
             hidden_size=self._base.hidden_size,
             slots=self.slots,
             slot_rates=tuple(self.slot_rates.items()),

@@ -7,6 +7,8 @@ from types import ModuleType
 
 import pytest
 
+from coral import compose
+from coral.backends import trainer_payload
 from coral.plan import digest_of
 from coral.records import Failure, Outcome
 from tests.scripts.loading import load_script
@@ -53,3 +55,11 @@ def test_a_failed_outcome_voids_the_measurement(bench: ModuleType) -> None:
     failure = Failure(kind="diverged", message="loss is not finite")
     with pytest.raises(RuntimeError, match="loss is not finite"):
         bench.checked(Outcome(key="k", stage=0, failure=failure))
+
+
+def test_workers_are_told_what_a_run_tells_them(bench: ModuleType) -> None:
+    settings = bench.trainer_settings(24, 12)
+    quickstart = compose.load(compose.Source(path=compose.find_config("quickstart")), {}).spec
+    assert settings.keys() == trainer_payload(quickstart, ()).keys()
+    assert settings["base_model"] == quickstart.base_model
+    assert settings["tasks"] == [[bench.TASK, {"train_examples": 24, "validation_examples": 12}]]

@@ -154,7 +154,7 @@ def test_a_batch_has_the_same_loss_and_gradients_however_it_is_computed(
         pieces = 3 if "pieces" in how else None
         wanted = job(values, stage=0, micro_batch_size=pieces)
         with trainer._runner.trained(wanted, JobLog()) as trained:
-            assert (trained.encoder.entrance.cut > 0) == ("prefix" in how)
+            assert (trained.encoder.entrance.start.layer > 0) == ("prefix" in how)
             found.append((trained.last.loss, trained.encoder.state()))
     (losses, weights), (other_losses, other_weights) = found
     np.testing.assert_allclose(other_losses, losses, rtol=1e-4)

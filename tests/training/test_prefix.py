@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import T5Config, T5EncoderModel
 
+from coral.flops import BEGINNING, Start
 from coral.training import prefix as prefix_module
 from coral.training.base import BaseModel, load_base
 from coral.training.checkpoint import read
 from coral.training.encoder import MultiTaskEncoder, adapted
-from coral.training.prefix import Precision, Prefixes
+from coral.training.prefix import WHOLE, Precision, Prefixes
 from coral.training.texts import TokenizedTexts, tokenize
 from coral.training.trainer import LoraTrainer
 from tests.training.conftest import SEED, MemoryCheckpoints, make_job, plan
@@ -56,11 +57,11 @@ def vectors_and_gradients(
 
 
 def known(
-    prefixes: Prefixes, texts: TokenizedTexts, rows: np.ndarray[Any, Any], cut: int
+    prefixes: Prefixes, texts: TokenizedTexts, rows: np.ndarray[Any, Any], layer: int
 ) -> Tensor:
-    found = prefixes.of(texts, cut)
+    found = prefixes.of(texts, Start(layer=layer, products=True))
     assert found is not None
-    return found.hidden(rows)
+    return torch.cat(found.known(rows).parts, dim=-1)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,8 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Base
 @given(
     family=st.sampled_from(FAMILIES),
     attention=st.sampled_from(["eager", "sdpa"]),
-    cut=st.integers(1, DEPTH - 1),
+    layer=st.integers(0, DEPTH - 1),
+    products=st.booleans(),
     lengths=st.lists(st.integers(1, 14), min_size=2, max_size=8).map(tuple),
     data=st.data(),
 )
@@ -91,7 +93,8 @@ def test_vectors_and_gradients_are_those_without_sharing(
     tmp_path_factory: pytest.TempPathFactory,
     family: str,
     attention: str,
-    cut: int,
+    layer: int,
+    products: bool,
     lengths: tuple[int, ...],
     data: st.DataObject,
 ) -> None:
@@ -101,11 +104,14 @@ def test_vectors_and_gradients_are_those_without_sharing(
     rows = np.array(order[: data.draw(st.integers(1, len(order)))])
     inside = [m.name.split(".")[-1] for m in base.linear_modules if m.layer is not None]
     target = data.draw(st.sampled_from(["all-linear", *dict.fromkeys(inside)]))
-    values = {"adapter.layers": f"top-{DEPTH - cut}", "adapter.target_modules": target}
+    values = {"adapter.layers": f"top-{DEPTH - layer}", "adapter.target_modules": target}
+    shared = Prefixes(base, tmp_path_factory.mktemp("prefixes"))
+    shared.shares_products = products
     found = []
-    for prefixes in (None, Prefixes(base, tmp_path_factory.mktemp("prefixes"))):
+    for prefixes in (None, shared):
         with adapted(base, plan(values), targets(HEADS), SEED, prefixes=prefixes) as encoder:
-            assert encoder.entrance.cut == (cut if prefixes else 0)
+            expected = Start(layer=layer, products=products) if prefixes else BEGINNING
+            assert encoder.entrance.start == expected
             found.append(vectors_and_gradients(encoder, texts, rows))
     for alone, shared in zip(*found, strict=True):
         torch.testing.assert_close(shared, alone, rtol=1e-5, atol=1e-5)
@@ -190,7 +196,7 @@ class TestFiles:
     ) -> None:
         alone = known(Prefixes(base, tmp_path / "a"), texts, self.ROWS, 2)
         prefixes = Prefixes(base, tmp_path / "b")
-        prefix = prefixes.of(texts, 2)
+        prefix = prefixes.of(texts, Start(layer=2, products=True))
         assert prefix is not None
         (claims,) = (tmp_path / "b").glob("*/claims")
         wanted = int(prefix._block_of[self.ROWS[0]])
@@ -214,7 +220,7 @@ class TestFiles:
         self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
     ) -> None:
         expected = known(Prefixes(base, tmp_path), texts, self.ROWS, 2)
-        (file,) = tmp_path.glob("*/hidden.float32")
+        (file,) = tmp_path.glob("*/known.float32")
         content = bytearray(file.read_bytes())
         content[:64] = bytes(64)
         content[-64:] = b"\x7f" * 64
@@ -242,21 +248,21 @@ class TestFiles:
         exact, rounded = (known(prefixes, texts, self.ROWS, 2) for prefixes in (whole, half))
         assert not torch.equal(rounded, exact)
         torch.testing.assert_close(rounded, exact, rtol=2**-11, atol=1e-7)
-        sizes = {file.suffix: file.stat().st_size for file in tmp_path.glob("*/hidden.*")}
+        sizes = {file.suffix: file.stat().st_size for file in tmp_path.glob("*/known.*")}
         assert sizes[".float16"] * 2 == sizes[".float32"]
         assert (whole.feature_bytes, half.feature_bytes) == (4, 2)
 
-    @pytest.mark.parametrize(("factor", "cut"), [(1.0, 2), (1e9, 0)])
+    @pytest.mark.parametrize(("factor", "layer"), [(1.0, 2), (1e9, 0)])
     def test_a_base_that_half_precision_changes_too_much_is_not_entered(
-        self, base: BaseModel, tmp_path: Path, factor: float, cut: int
+        self, base: BaseModel, tmp_path: Path, factor: float, layer: int
     ) -> None:
         """Activations that it can't hold, as where a layer norm's weight is huge."""
         model = copy.deepcopy(base.model)
         loud = replace(base, model=model, stack=model.encoder.layer)
         with torch.no_grad():
             loud.stack[1].output.LayerNorm.weight.mul_(factor)
-        assert Prefixes(loud, tmp_path).entrance(2).cut == 2
-        assert Prefixes(loud, tmp_path, None, "float16").entrance(2).cut == cut
+        assert Prefixes(loud, tmp_path).entrance(2).start.layer == 2
+        assert Prefixes(loud, tmp_path, None, "float16").entrance(2).start.layer == layer
 
     def test_other_texts_and_another_base_have_files_of_their_own(
         self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
@@ -269,7 +275,7 @@ class TestFiles:
     def test_what_was_not_used_for_longest_makes_room(
         self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
     ) -> None:
-        each = len(texts.ids) * base.hidden_size * 4
+        each = len(texts.ids) * 4 * base.hidden_size * 4  # with queries, keys and values
         prefixes = Prefixes(base, tmp_path, most_bytes=2 * each + 100)
         seen = []
         for cut in (1, 2):
@@ -318,20 +324,19 @@ class TestWhatCannotBeEntered:
         )
         model = T5EncoderModel(config).eval()
         other = replace(base, model=model, stack=model.encoder.block)
-        assert Prefixes(other, tmp_path).entrance(1).cut == 0
+        assert Prefixes(other, tmp_path).entrance(1) == WHOLE
 
-    def test_an_adapter_on_the_lowest_layer_or_beside_the_stack(
-        self, base: BaseModel, tmp_path: Path
-    ) -> None:
+    def test_an_adapter_beside_the_stack(self, base: BaseModel, tmp_path: Path) -> None:
         prefixes = Prefixes(base, tmp_path)
-        for modules in (("query",), ("pooler.dense", "query")):
-            values = {"adapter.layers": "all", "adapter.target_modules": modules}
-            with adapted(base, plan(values), targets(HEADS), SEED, prefixes=prefixes) as encoder:
-                assert encoder.entrance.cut == 0
+        values = {"adapter.layers": "all", "adapter.target_modules": ("pooler.dense", "query")}
+        with adapted(base, plan(values), targets(HEADS), SEED, prefixes=prefixes) as encoder:
+            assert encoder.entrance == WHOLE
 
     def test_a_layer_that_is_not_among_those_kept(self, base: BaseModel, tmp_path: Path) -> None:
         prefixes = Prefixes(base, tmp_path)
-        assert [prefixes.entrance(2, kept).cut for kept in (None, (2,), (1,), ())] == [2, 2, 1, 0]
+        found = [prefixes.entrance(2, kept).start for kept in (None, (2,), (1,), ())]
+        kept = [Start(layer=layer) for layer in (2, 1)]
+        assert found == [Start(layer=2, products=True), *kept, BEGINNING]
 
     def test_the_base_is_whole_again_afterwards(self, base: BaseModel, tmp_path: Path) -> None:
         texts = texts_of(base, (3, 5))

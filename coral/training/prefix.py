@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import mmap
 import os
 import shutil
 import time
@@ -169,10 +170,12 @@ class Prefix:
         folder.mkdir(parents=True, exist_ok=True)
         self._widths = tuple(widths)
         shape = (len(texts.ids), sum(widths))
-        self._kept: NDArray[np.floating] = _mapped(folder / f"known.{precision}", precision, shape)
+        self._mapping = _mapped(folder / f"known.{precision}", precision, shape)
+        self._kept: NDArray[np.floating] = np.frombuffer(self._mapping, precision).reshape(shape)
         self._claims = (folder / "claims").open("ab")
         sums = (len(self._blocks), 2)
-        self._sums: NDArray[np.uint32] = _mapped(folder / "sums.u32", np.uint32, sums)
+        mapped = _mapped(folder / "sums.u32", np.uint32, sums)
+        self._sums: NDArray[np.uint32] = np.frombuffer(mapped, np.uint32).reshape(sums)
 
     def known(self, rows: Indices) -> Known:
         """Return what is known of some texts, in float32."""
@@ -185,6 +188,8 @@ class Prefix:
                 padded[i, :length] = self._kept[start : start + length, first : first + width]
             parts.append(torch.from_numpy(padded))
             first += width
+        # Else a worker would come to hold all that it has ever read. The system keeps the file.
+        self._mapping.madvise(mmap.MADV_DONTNEED)
         return Known.of(parts)
 
     def _need(self, blocks: Indices) -> None:
@@ -255,7 +260,7 @@ def _bytes_in(folder: Path) -> int:
         return 0
 
 
-def _mapped(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
+def _mapped(path: Path, dtype: Any, shape: tuple[int, ...]) -> mmap.mmap:
     """Map a file of zeros, or of what processes have written to it, into memory.
 
     Raises:
@@ -266,7 +271,8 @@ def _mapped(path: Path, dtype: Any, shape: tuple[int, ...]) -> Any:
         if hasattr(os, "posix_fallocate"):  # macOS lacks it
             os.posix_fallocate(file.fileno(), 0, size)
         file.truncate(size)
-    return np.memmap(path, dtype=dtype, mode="r+", shape=shape)
+    with path.open("r+b") as file:
+        return mmap.mmap(file.fileno(), size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

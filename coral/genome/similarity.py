@@ -15,8 +15,9 @@ def similarity(space: SearchSpace, one: Genome, two: Genome) -> float:
 
     Genes without a say in the weights make no difference.
     Numbers differ by their distance on the gene's scale, as a share of its range; subsets by the
-    share of names that only one has; shares on a simplex by what would have to move; everything
-    else by 0 or 1. Two genomes that share no active gene are alike.
+    share of names that only one has, where a name for many, such as the default recipe's
+    ``all-linear``, is one name; shares on a simplex by what would have to move; everything else by
+    0 or 1. Two genomes that share no active gene are alike.
 
     Source: Gower 1971.
     """
@@ -43,6 +44,5 @@ def _distance(gene: Gene, one: GeneValue, two: GeneValue) -> float:
             return float(one != two)
 
 
-def _members(value: GeneValue) -> Any:
-    assert isinstance(value, tuple)
-    return value
+def _members(value: GeneValue) -> tuple[Any, ...]:
+    return value if isinstance(value, tuple) else (value,)

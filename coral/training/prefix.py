@@ -18,7 +18,7 @@ import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -378,10 +378,7 @@ class Prefixes:
         return self._prefixes[key]
 
     def _opened(self, texts: TokenizedTexts, start: Start) -> Prefix:
-        name = hashlib.sha256(
-            f"{self.base.digest} {self.base.device.type} {torch.__version__}"
-            f" {texts.digest} {start.layer} {start.products} {self._precision}".encode()
-        ).hexdigest()
+        name = self._name(texts, start)
         widths = [self.base.hidden_size]
         if start.products:
             at = (m for m in self.base.linear_modules if m.entry and m.layer == start.layer)
@@ -395,6 +392,14 @@ class Prefixes:
             tokens_at_once(self.base.device),
             self._precision,
         )
+
+    def _name(self, texts: TokenizedTexts, start: Start) -> str:
+        """Return the name of the folder of one set of texts at one start."""
+        identity = (
+            f"{self.base.digest} {self.base.device.type} {torch.__version__}"
+            f" {texts.digest} {start.layer} {start.products} {self._precision}"
+        )
+        return hashlib.sha256(identity.encode()).hexdigest()
 
     def _make_room(self, size: int, name: str) -> None:
         """Remove what was not used for longest; other processes keep what they have open."""
@@ -410,15 +415,14 @@ class Prefixes:
             shutil.rmtree(others.pop(0), ignore_errors=True)
 
     def _computed(self, texts: TokenizedTexts, rows: Indices, start: Start) -> Known:
-        """Compute what is known at a start, from the highest one below it that is known exactly.
+        """Compute what is known at a start, from the highest one below it that anybody has begun.
 
         From what was rounded, a block would get other bits than from the beginning.
         """
-        below = WHOLE
-        if self._precision == "float32":
-            lower = (s for digest, s in self._prefixes if digest == texts.digest)
-            found = max((s for s in lower if s.layer < start.layer), default=None, key=_layer)
-            below = WHOLE if found is None else Entrance(start=found, prefixes=self)
+        exact = self._precision == "float32"
+        lower = [replace(start, layer=layer) for layer in range(start.layer)] if exact else []
+        known = [s for s in lower if (self._folder / self._name(texts, s)).is_dir()]
+        below = Entrance(start=known[-1], prefixes=self) if known else WHOLE
         with below.used_for(texts, rows):
             return self._compute(texts.pad(rows), start).each(self._rounded)
 
@@ -464,7 +468,3 @@ class Prefixes:
         inputs = texts.on(self.base.device).inputs()
         found: Tensor = self.base.model(**inputs).last_hidden_state
         return found.float().cpu()
-
-
-def _layer(start: Start) -> int:
-    return start.layer

@@ -241,6 +241,23 @@ class TestFiles:
         assert torch.equal(known(others, texts, self.ROWS, 2), alone)
         assert torch.equal(known(from_below, texts, self.ROWS, 2), alone)
 
+    def test_what_another_process_knows_of_a_lower_layer_is_begun_with(
+        self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
+    ) -> None:
+        alone = known(Prefixes(base, tmp_path / "alone"), texts, self.ROWS, 2)
+        known(Prefixes(base, tmp_path / "both"), texts, np.arange(len(self.TEXTS)), 1)
+        entered: list[int] = []
+        handles = [
+            layer.attention.register_forward_hook(lambda *_, number=number: entered.append(number))
+            for number, layer in enumerate(base.stack)
+        ]
+        try:
+            assert torch.equal(known(Prefixes(base, tmp_path / "both"), texts, self.ROWS, 2), alone)
+        finally:
+            for handle in handles:
+                handle.remove()
+        assert set(entered) == {1}
+
     def test_half_precision_takes_half_the_room_and_is_as_close_as_it_says(
         self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
     ) -> None:

@@ -67,6 +67,8 @@ def train_steps(
     job, log = course.job, leg.log
     plan = job.plan.schedule
     device = encoder.base.device
+    # ``torch.manual_seed`` would seed all devices, and write down its callers for those not in use.
+    generator = default_generator(device)
     peaks = peak_learning_rates(plan)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     losses: list[Tensor] = []
@@ -77,7 +79,7 @@ def train_steps(
         step = log.first_step + done - 1
         for group, peak in zip(optimizer.param_groups, peaks, strict=True):
             group["lr"] = peak * course.factor(step)
-        torch.manual_seed(dropout_seed(job.seed, step))
+        generator.manual_seed(dropout_seed(job.seed, step))
         losses.append(_accumulate(encoder, course, batch, device, log))
         norms.append(nn.utils.clip_grad_norm_(parameters, plan.gradient_clip))
         optimizer.step()
@@ -90,6 +92,15 @@ def train_steps(
                 course.tell(log.first_step + done, log.loss[-1])
                 reported = now
     encoder.train_adapter(False)
+
+
+def default_generator(device: torch.device) -> torch.Generator:
+    """Return the generator that torch draws from on a device that is in use."""
+    if device.type != "cuda":
+        return torch.default_generator
+    index = torch.cuda.current_device() if device.index is None else device.index
+    found: torch.Generator = torch.cuda.default_generators[index]
+    return found
 
 
 def dropout_seed(seed: int, step: int) -> int:

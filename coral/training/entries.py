@@ -42,7 +42,14 @@ def with_entries(
     try:
         with torch.enable_grad():
             model(input_ids=ids, attention_mask=torch.ones_like(ids))
-    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError):
+    except (
+        RuntimeError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        LookupError,
+        AssertionError,
+    ):
         first.clear()  # it takes something else than tokens
     finally:
         for handle in handles:

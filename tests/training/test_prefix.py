@@ -104,7 +104,11 @@ def test_vectors_and_gradients_are_those_without_sharing(
     rows = np.array(order[: data.draw(st.integers(1, len(order)))])
     inside = [m.name.split(".")[-1] for m in base.linear_modules if m.layer is not None]
     target = data.draw(st.sampled_from(["all-linear", *dict.fromkeys(inside)]))
-    values = {"adapter.layers": f"top-{DEPTH - layer}", "adapter.target_modules": target}
+    values = {
+        "adapter.layers": f"top-{DEPTH - layer}",
+        "adapter.target_modules": target,
+        "adapter.dora": data.draw(st.booleans()),
+    }
     shared = Prefixes(base, tmp_path_factory.mktemp("prefixes"))
     shared.shares_products = products
     found = []

@@ -130,7 +130,7 @@ def facts_of(run: OpenRun, state: EvolutionState, status: str) -> Facts:
         status=status,
         wall_seconds=run.store.wall_seconds(),
         workers=None if workers is None else int(workers),
-        proxies=run.survey.proxies,
+        survey=run.survey,
     )
 
 

@@ -254,6 +254,11 @@ def _summary(facts: Facts) -> Group:
         f" peak {size(facts['peak_memory_bytes'])} a worker",
         *_times(facts),
     ]
+    if shares := facts["shares_computed"]:
+        told = ", ".join(f"{share:.0%}" for share in shares)
+        lines.append(
+            f"shared  of training, {told} was computed, by generation: genomes share the rest"
+        )
     lines += [
         f"trust   {trust['stage']} against the last stage: Kendall tau"
         f" {trust['kendall_tau']:.2f} over {trust['trials']} trials"

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,11 @@ from coral.plan import as_canonical_json
 from coral.ports import Survey
 from coral.records import Contestant, Outcome, RunConfirmed, TestScore, Trial
 from coral.reporting.lineage import inherited_facts
+from coral.reporting.shared import shares_computed
 from coral.reporting.warm_start import warm_start_facts
 from coral.settings import RunSpec
 
 Facts = dict[str, Any]
-NO_PROXIES: Mapping[str, str] = MappingProxyType({})
 
 
 def run_facts(
@@ -32,12 +31,12 @@ def run_facts(
     status: str,
     wall_seconds: float,
     workers: int | None = None,
-    proxies: Mapping[str, str] = NO_PROXIES,
+    survey: Survey | None = None,
 ) -> Facts:
     """Return the facts of a run, finished or not.
 
     Args:
-        proxies: metric to the metric that it stands for.
+        survey: tells of proxies and of what is shared; None leaves them out.
         status: ``running``, ``interrupted``, ``finished`` or ``failed``.
         wall_seconds: time spent on the run, pauses between processes left out.
         workers: those of the last process that worked on it; None if unknown.
@@ -73,7 +72,8 @@ def run_facts(
         "cost": cost_facts(state, wall_seconds),
         "workers": workers,
         "makespan_seconds": makespan_facts(state, spec.evolution.population_size, workers),
-        "audit": audit_facts(state, spec, proxies),
+        "shares_computed": shares_computed(state, spec, survey) if survey else [],
+        "audit": audit_facts(state, spec, survey.proxies if survey else {}),
         "history": [asdict(generation) for generation in state.history],
         "failures": [
             {
@@ -261,9 +261,7 @@ def makespan_facts(state: EvolutionState, population: int, workers: int | None) 
     }
 
 
-def audit_facts(
-    state: EvolutionState, spec: RunSpec, proxies: Mapping[str, str] = NO_PROXIES
-) -> Facts:
+def audit_facts(state: EvolutionState, spec: RunSpec, proxies: Mapping[str, str]) -> Facts:
     """Return what prune rules killed wrongly, and how far stages and proxies can be trusted."""
     objective, last = spec.objectives[0], spec.last_stage
     return {

@@ -303,3 +303,10 @@ def test_a_default_recipe_without_scores_is_told() -> None:
     facts = {**facts_of(confirmed()), "baseline": None}
     assert "the default recipe has no scores: see coral show" in _printed(print_run, facts)
     assert "no scores" not in _printed(print_run, facts_of(confirmed()))
+
+
+def test_what_genomes_share_is_told_by_generation() -> None:
+    facts = facts_of(confirmed())
+    told = _printed(print_run, {**facts, "shares_computed": [0.853, 0.7]})
+    assert "shared  of training, 85%, 70% was computed, by generation" in told
+    assert "was computed" not in _printed(print_run, {**facts, "shares_computed": []})

@@ -236,7 +236,7 @@ def test_a_soup_is_no_measure_for_those_that_were_pruned() -> None:
     )
     better = replace(condemned, outcomes=(*condemned.outcomes[:1], outcome(10, 1, 0.905)))
     trials = (*state.trials[:10], better)
-    (_, rule) = audit_facts(replace(state, trials=trials), WARM)["rules"]
+    (_, rule) = audit_facts(replace(state, trials=trials), WARM, {})["rules"]
     assert (rule["rule"], rule["false_kills"]) == ("exploited", 1)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 from coral.errors import CheckpointError, StrategyError
 from coral.evolution import EvolutionState, ancestors
 from coral.fidelity import Stage, ladder_steps
-from coral.flops import evaluation_cost, step_cost
 from coral.plan import (
     InferencePlan,
     TrainingPlan,
@@ -22,11 +21,8 @@ from coral.plan import (
 from coral.ports import CheckpointStore, Inherited, Ports, Strategies, Survey, TrainingJob
 from coral.records import Candidate, Failure, Legacy, Outcome, key_of, weights_of
 from coral.settings import RunSpec
-from coral.sharing import entrances, start_of
+from coral.sharing import entrances
 from coral.strategies import objective_value
-
-STEP_OVERHEAD = 6.0
-"""What a step takes whatever its batch, in forward passes of one example."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,22 +164,13 @@ def with_objectives(outcome: Outcome, spec: RunSpec, strategies: Strategies) -> 
 
 
 def longest_first(jobs: Sequence[TrainingJob], survey: Survey) -> list[TrainingJob]:
-    """Return jobs in the order in which workers end together.
+    """Return jobs in the order in which workers end together."""
 
-    Of equally many steps those come first that adapt most layers: what they share, those that enter
-    higher up begin with.
-    """
-    shape = (survey.linear_modules, survey.depth, survey.hidden_size)
-    tokens = survey.mean_tokens
-    whole = evaluation_cost(*shape).teraflops(1, tokens)
-
-    def expected_cost(job: TrainingJob) -> float:
-        """Operations, and a term for each step's overhead; 1 is an example's forward pass."""
+    def expected_cost(job: TrainingJob) -> int:
+        """Examples, and a term for each step's overhead."""
         batch_size = job.plan.schedule.batch_size
         ends = [0, *ladder_steps(job.stages, survey.train_examples, batch_size)]
-        step = step_cost(job.plan.adapter, *shape, start_of(job.plan, survey))
-        example = step.teraflops(1, tokens) / whole
-        return (ends[job.stage + 1] - ends[job.stage]) * (batch_size * example + STEP_OVERHEAD)
+        return (ends[job.stage + 1] - ends[job.stage]) * (batch_size + 2)
 
     return sorted(jobs, key=lambda job: (-expected_cost(job), job.trial))
 

@@ -46,10 +46,5 @@ def order_of(*plans: dict[str, object]) -> list[int]:
     return [job.trial for job in longest_first(jobs, SURVEY)]
 
 
-def test_deep_adapters_come_before_those_that_begin_with_what_they_share() -> None:
-    layers = ("top-1", "all", "top-2", "all")
-    assert order_of(*({"adapter.layers": each} for each in layers)) == [1, 3, 2, 0]
-
-
 def test_many_small_steps_take_longer_than_few_large_ones() -> None:
     assert order_of(*({"schedule.batch_size": size} for size in (16, 2, 8))) == [1, 2, 0]

@@ -75,7 +75,6 @@ def starting_profile(recording: Recording, name: str) -> Profile:
             name=module.name.replace(".0.", ".{layer}.", 1),
             in_features=module.in_features,
             out_features=module.out_features,
-            entry=module.entry,
         )
         for module in inside
     ] + [

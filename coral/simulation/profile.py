@@ -28,16 +28,11 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModuleShape:
-    """A linear map of the model; ``{layer}`` in the name stands for every layer's index.
-
-    Attributes:
-        entry: no other linear map of its layer comes before it.
-    """
+    """A linear map of the model; ``{layer}`` in the name stands for every layer's index."""
 
     name: str
     in_features: PositiveInt
     out_features: PositiveInt
-    entry: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

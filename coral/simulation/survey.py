@@ -166,7 +166,6 @@ def simulated_survey(
         max_tokens=profile.model.max_tokens,
         shares_prefixes=shares_prefixes,
         prefix_feature_bytes=prefix_feature_bytes,
-        shares_products=shares_prefixes,
         hidden_size=hidden_size(profile.model),
     )
 
@@ -192,7 +191,6 @@ def linear_modules(shape: ModelShape, targets: Iterable[str]) -> tuple[LinearMod
             layer=layer,
             in_features=module.in_features,
             out_features=module.out_features,
-            entry=module.entry,
         )
         for layer in range(shape.depth)
         for module in inside

@@ -2,32 +2,10 @@ from __future__ import annotations
 
 from coral.fidelity import Stage
 from coral.plan import TrainingPlan, with_values
-from coral.ports import LinearModule, Survey, TaskSurvey, TrainingJob
+from coral.ports import TrainingJob
 from coral.work import longest_first
+from tests.test_sharing import SURVEY
 
-TASK = TaskSurvey(
-    name="task",
-    metrics={"auroc": "max"},
-    primary_metric="auroc",
-    label_names=("a", "b"),
-    train_examples=64,
-    validation_examples=8,
-    test_examples=8,
-)
-SURVEY = Survey(
-    model_digest="model",
-    data_digest="data",
-    depth=3,
-    linear_modules=tuple(
-        LinearModule(name=f"layer.{i}.query", layer=i, in_features=8, out_features=8)
-        for i in range(3)
-    ),
-    tasks=(TASK,),
-    device="cpu",
-    mean_tokens=20.0,
-    shares_prefixes=True,
-    hidden_size=8,
-)
 STAGE = Stage(name="only", epoch_budget=1.0, data_percentage=100, survival_rate=1.0)
 
 

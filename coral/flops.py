@@ -25,7 +25,11 @@ class Start:
         """Return whether a linear map is computed."""
         if module.layer is None or module.layer < self.layer:
             return False
-        return not (self.products and module.entry and module.layer == self.layer)
+        return not self.knows(module)
+
+    def knows(self, module: LinearModule) -> bool:
+        """Return whether what a frozen map gives is known."""
+        return self.products and module.entry and module.layer == self.layer
 
 
 BEGINNING = Start()

@@ -66,9 +66,8 @@ def bytes_before(start: Start, survey: Survey) -> float:
         task.train_examples + task.validation_examples + task.test_examples for task in survey.tasks
     )
     features = survey.hidden_size
-    if start.products and survey.shares_products:
-        first = (m for m in survey.linear_modules if m.entry and m.layer == start.layer)
-        features += sum(module.out_features for module in first)
+    if survey.shares_products:
+        features += sum(m.out_features for m in survey.linear_modules if start.knows(m))
     return examples * survey.mean_tokens * features * survey.prefix_feature_bytes
 
 

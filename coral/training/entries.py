@@ -15,6 +15,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from coral.flops import Start
 from coral.ports import LinearModule
 
 TRIED_TOKENS = 4
@@ -57,9 +58,9 @@ def with_entries(
     return tuple(replace(module, entry=first.get(module.name, False)) for module in modules)
 
 
-def entry_maps(model: nn.Module, modules: Sequence[LinearModule], layer: int) -> list[nn.Module]:
-    """Return the frozen maps of a layer that come first, whether or not they are adapted now."""
-    found = [model.get_submodule(m.name) for m in modules if m.entry and m.layer == layer]
+def entry_maps(model: nn.Module, modules: Sequence[LinearModule], start: Start) -> list[nn.Module]:
+    """Return the frozen maps whose products a start knows, whether or not they are adapted now."""
+    found = [model.get_submodule(m.name) for m in modules if start.knows(m)]
     return [m.get_base_layer() if isinstance(m, LoraLayer) else m for m in found]
 
 

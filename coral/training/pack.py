@@ -313,7 +313,7 @@ class Pack:
         if len(known) == len(found):
             parts = (_filled_up(part, rows.longest) for part in zip(*known, strict=True))
             there = Known.of([on_device(part, device).index_select(0, picked) for part in parts])
-            entrance = entering(self._base, self._entrance.start.layer, there)
+            entrance = entering(self._base, self._entrance.start, there)
         with self._base.autocast(), self._stacked.applied_to(rows), entrance:
             hidden = self._base.model(**given.inputs()).last_hidden_state
         return pool(hidden.float(), given.mask, self._pooling)

@@ -83,8 +83,8 @@ class Known:
 
 
 @contextmanager
-def entering(base: BaseModel, layer: int, known: Known) -> Iterator[None]:
-    """Let forward passes of the scope begin at a layer, with what is known there.
+def entering(base: BaseModel, start: Start, known: Known) -> Iterator[None]:
+    """Let forward passes of the scope begin at a start, with what is known there.
 
     What surrounds the stack runs as always, for it makes masks and positions.
     """
@@ -92,9 +92,9 @@ def entering(base: BaseModel, layer: int, known: Known) -> Iterator[None]:
     def enter(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         return (known.hidden, *inputs[1:])
 
-    passed = list(base.stack)[:layer]
-    maps = entry_maps(base.model, base.linear_modules, layer) if known.products else []
-    handle = base.stack[layer].register_forward_pre_hook(enter)
+    passed = list(base.stack)[: start.layer]
+    maps = entry_maps(base.model, base.linear_modules, start)
+    handle = base.stack[start.layer].register_forward_pre_hook(enter)
     try:
         for below in passed:
             below.forward = _pass_on
@@ -115,7 +115,7 @@ def known_before(base: BaseModel, start: Start, **inputs: Tensor) -> Known:
     """Return what is known at a start; nothing above it is computed."""
     hidden: list[Tensor] = []
     products: dict[int, Tensor] = {}
-    maps = entry_maps(base.model, base.linear_modules, start.layer) if start.products else []
+    maps = entry_maps(base.model, base.linear_modules, start)
 
     def enter(_: nn.Module, inputs: tuple[Any, ...]) -> None:
         hidden.append(inputs[0])
@@ -311,15 +311,15 @@ class Entrance:
             return
         base = self.prefixes.base
         there = known.each(lambda part: on_device(arranged(part), base.device))
-        with entering(base, self.start.layer, there):
+        with entering(base, self.start, there):
             yield
 
     def keeps(self) -> list[nn.Module]:
         """Return the frozen maps whose products are known, which must stay as they are."""
-        if self.prefixes is None or not self.start.products:
+        if self.prefixes is None:
             return []
         base = self.prefixes.base
-        return entry_maps(base.model, base.linear_modules, self.start.layer)
+        return entry_maps(base.model, base.linear_modules, self.start)
 
 
 WHOLE = Entrance()
@@ -379,10 +379,8 @@ class Prefixes:
 
     def _opened(self, texts: TokenizedTexts, start: Start) -> Prefix:
         name = self._name(texts, start)
-        widths = [self.base.hidden_size]
-        if start.products:
-            at = (m for m in self.base.linear_modules if m.entry and m.layer == start.layer)
-            widths += [module.out_features for module in at]
+        products = (m.out_features for m in self.base.linear_modules if start.knows(m))
+        widths = [self.base.hidden_size, *products]
         self._make_room(len(texts.ids) * sum(widths) * self.feature_bytes, name)
         return Prefix(
             texts,
@@ -449,7 +447,7 @@ class Prefixes:
         try:
             padded = Padded(ids, mask)
             whole = self._last_hidden(padded)
-            with entering(self.base, start.layer, self._compute(padded, start).each(as_kept)):
+            with entering(self.base, start, self._compute(padded, start).each(as_kept)):
                 entered = self._last_hidden(padded)
         except (RuntimeError, TypeError, ValueError, AttributeError, IndexError, KeyError):
             return False  # its layers take or give something else than one tensor

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from coral.flops import Start
 from coral.plan import TrainingPlan
 from coral.ports import LinearModule
 from coral.training.base import BaseModel, load_base
@@ -13,6 +14,7 @@ from coral.training.encoder import adapted
 from coral.training.entries import entry_maps, with_entries
 from tests.training.models import save_model, targets
 
+FIRST_OF_LAYER_1 = Start(layer=1, products=True)
 FIRST = {
     "bert": {"query", "key", "value"},
     "distilbert": {"q_lin", "k_lin", "v_lin"},
@@ -36,9 +38,9 @@ def test_the_first_maps_of_a_layer_are_those_of_queries_keys_and_values(
 
 
 def test_they_are_found_under_an_adapter_too(base: BaseModel) -> None:
-    plain = entry_maps(base.model, base.linear_modules, 1)
+    plain = entry_maps(base.model, base.linear_modules, FIRST_OF_LAYER_1)
     with adapted(base, TrainingPlan(), targets({"one": 2}), seed=0):
-        assert entry_maps(base.model, base.linear_modules, 1) == plain
+        assert entry_maps(base.model, base.linear_modules, FIRST_OF_LAYER_1) == plain
     assert len(plain) == 3
 
 

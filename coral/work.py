@@ -10,6 +10,7 @@ from typing import Any
 from coral.errors import CheckpointError, StrategyError
 from coral.evolution import EvolutionState, ancestors
 from coral.fidelity import Stage, ladder_steps
+from coral.flops import BEGINNING
 from coral.plan import (
     InferencePlan,
     TrainingPlan,
@@ -21,7 +22,7 @@ from coral.plan import (
 from coral.ports import CheckpointStore, Inherited, Ports, Strategies, Survey, TrainingJob
 from coral.records import Candidate, Failure, Legacy, Outcome, key_of, weights_of
 from coral.settings import RunSpec
-from coral.sharing import entrances
+from coral.sharing import entrances, start_of
 from coral.strategies import objective_value
 
 
@@ -121,13 +122,15 @@ def run(
 
     Outcomes come with the objectives of plugins among their metrics.
     """
-    plans = map(spec.plan_of, state.candidates) if state.candidates else (j.plan for j in jobs)
-    shared = entrances(plans, ports.survey, spec.prefix_bytes)
+    plans = [spec.plan_of(c) for c in state.candidates] or [job.plan for job in jobs]
+    kept = entrances(plans, ports.survey, spec.prefix_bytes)
+    entered = {start_of(plan, ports.survey, kept) for plan in plans} - {BEGINNING}
+    layers = tuple(sorted(start.layer for start in entered))
     pending = [
         with_ancestors(job, state, spec, ports.survey)
         if not all(holds(ports.checkpoints, item.address) for item in job.inherits)
         else job
-        for job in (replace(job, entrances=shared) for job in jobs)
+        for job in (replace(job, entrances=kept, entered=layers) for job in jobs)
     ]
     while pending:
         waiting = {job.key: job for job in pending}

@@ -56,6 +56,8 @@ class TrainingJob:
             before children.
         micro_batch_size: most examples in one forward pass; None leaves batches whole.
         entrances: layers before which activations may be kept to be shared; None for any.
+        entered: those that the population enters; what enters one is kept where a pass to a higher
+            one comes by.
     """
 
     key: str
@@ -72,6 +74,7 @@ class TrainingJob:
     ancestors: tuple[TrainingJob, ...] = ()
     micro_batch_size: int | None = None
     entrances: tuple[int, ...] | None = None
+    entered: tuple[int, ...] = ()
     attempt: int = 1
 
 

@@ -317,6 +317,7 @@ def adapted(
     ranks: Mapping[str, int] | None = None,
     prefixes: Prefixes | None = None,
     entrances: Collection[int] | None = None,
+    entered: Collection[int] = (),
 ) -> Iterator[MultiTaskEncoder]:
     """Lend the base with a fresh adapter and heads; it is plain again afterwards.
 
@@ -326,10 +327,11 @@ def adapted(
         ranks: see ``lora_config``.
         prefixes: of the base, to share what lies below the adapter; None to compute it each time.
         entrances: layers before which that may be; None for any.
+        entered: layers that others enter, see ``Prefixes.entrance``.
     """
     config = lora_config(plan.adapter, base, ranks)
     lowest = lowest_layer(set(config.target_modules or ()), base.linear_modules)
-    entrance = prefixes.entrance(lowest, entrances) if prefixes else WHOLE
+    entrance = prefixes.entrance(lowest, entrances, entered) if prefixes else WHOLE
     torch.manual_seed(derive_seed(seed, "adapter") % MAX_TORCH_SEED)
     peft_model = get_peft_model(base.model, config)
     assert isinstance(peft_model, PeftModel)

@@ -123,7 +123,14 @@ class JobRunner:
         if made is not None:
             ranks = {name: factors.rank for name, factors in made.modules.items()}
         with adapted(
-            self._base, job.plan, self.targets, job.seed, ranks, self._prefixes, job.entrances
+            self._base,
+            job.plan,
+            self.targets,
+            job.seed,
+            ranks,
+            self._prefixes,
+            job.entrances,
+            job.entered,
         ) as encoder:
             optimizer = build_optimizer(encoder, job.plan.schedule)
             if own is not None:
@@ -207,7 +214,9 @@ class JobRunner:
         maker = next((other for other in job.ancestors if other.key == inherited.key), None)
         if maker is None:
             raise LostWeightsError(f"the weights of trial {inherited.trial} are lost: {lost}")
-        again = replace(maker, ancestors=job.ancestors, entrances=job.entrances)
+        again = replace(
+            maker, ancestors=job.ancestors, entrances=job.entrances, entered=job.entered
+        )
         with self.trained(again, JobLog(log.stages, log.notes)) as parent:
             assert parent.content is not None
             content = parent.content

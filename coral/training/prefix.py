@@ -46,6 +46,9 @@ Precision = Literal["float32", "float16"]
 TOLERANCES: Mapping[Precision, float] = {"float32": 1e-5, "float16": 5e-3}
 """How far the last hidden states may differ, relative to their largest, for a base to be shared."""
 
+LAYOUT = "by block"
+"""How tokens follow each other in files; another name makes files of before unknown."""
+
 WAIT_SECONDS = 0.002
 """Between two looks at a block that another process computes, when nothing else is left to do."""
 
@@ -166,6 +169,11 @@ class Prefix:
         self._block_of = np.empty(len(texts.lengths), dtype=np.int64)
         for number, members in enumerate(self._blocks):
             self._block_of[members] = number
+        # A block's tokens lie together, text by text.
+        order = np.concatenate(self._blocks)
+        ends = np.cumsum(texts.lengths[order])
+        self._begins = np.empty(len(order), dtype=np.int64)
+        self._begins[order] = ends - texts.lengths[order]
         self._verified = np.zeros(len(self._blocks), dtype=bool)
         folder.mkdir(parents=True, exist_ok=True)
         self._widths = tuple(widths)
@@ -180,12 +188,12 @@ class Prefix:
     def known(self, rows: Indices) -> Known:
         """Return what is known of some texts, in float32."""
         self._need(np.unique(self._block_of[rows]))
-        lengths, starts = self._texts.lengths[rows], self._texts.starts[rows]
+        lengths, begins = self._texts.lengths[rows], self._begins[rows]
         parts, first = [], 0
         for width in self._widths:
             padded = np.zeros((len(rows), int(lengths.max()), width), np.float32)
-            for i, (start, length) in enumerate(zip(starts, lengths, strict=True)):
-                padded[i, :length] = self._kept[start : start + length, first : first + width]
+            for i, (begin, length) in enumerate(zip(begins, lengths, strict=True)):
+                padded[i, :length] = self._kept[begin : begin + length, first : first + width]
             parts.append(torch.from_numpy(padded))
             first += width
         # Else a worker would come to hold all that it has ever read. The system keeps the file.
@@ -230,18 +238,22 @@ class Prefix:
 
     def _fill(self, block: int) -> None:
         rows = self._blocks[block]
-        known = torch.cat(self._compute(rows).parts, dim=-1).cpu().numpy()
-        for text, own in zip(rows, known, strict=True):
-            start, end = self._texts.starts[text], self._texts.starts[text + 1]
-            self._kept[start:end] = own[: end - start]
+        lengths = self._texts.lengths[rows]
+        tokens = np.arange(lengths.max()) < lengths[:, None]
+        first = 0
+        for part, width in zip(self._compute(rows).parts, self._widths, strict=True):
+            self._of(block)[:, first : first + width] = part.cpu().numpy()[tokens]
+            first += width
         self._sums[block] = (1, self._sum(block))
 
+    def _of(self, block: int) -> NDArray[np.floating]:
+        """Return what is kept of a block, a token a row."""
+        rows = self._blocks[block]
+        begin = self._begins[rows[0]]
+        return self._kept[begin : begin + self._texts.lengths[rows].sum()]
+
     def _sum(self, block: int) -> int:
-        total = 0
-        for text in self._blocks[block]:
-            start, end = self._texts.starts[text], self._texts.starts[text + 1]
-            total = zlib.crc32(self._kept[start:end].tobytes(), total)
-        return total
+        return zlib.crc32(self._of(block).data)
 
 
 def _last_used(folder: Path) -> float:
@@ -350,8 +362,14 @@ class Prefixes:
         self._most_bytes = most_bytes
         self._prefixes: dict[tuple[str, Start], Prefix | None] = {}
         self._exact: dict[Start, bool] = {}
+        self._entered: frozenset[int] = frozenset()
 
-    def entrance(self, lowest: int | None, kept: Collection[int] | None = None) -> Entrance:
+    def entrance(
+        self,
+        lowest: int | None,
+        kept: Collection[int] | None = None,
+        entered: Collection[int] = (),
+    ) -> Entrance:
         """Return where a base is entered whose layers below ``lowest`` are as they were.
 
         The base must be plain: whether it gives the same from there on is tried once.
@@ -359,7 +377,9 @@ class Prefixes:
         Args:
             lowest: None if something beside the layers has changed.
             kept: layers that may be entered; None for all.
+            entered: layers that others enter. What enters one is kept as passes come by.
         """
+        self._entered = frozenset(entered)
         start = highest_start(lowest, kept, products=self.shares_products)
         if start == BEGINNING:
             return WHOLE
@@ -395,7 +415,7 @@ class Prefixes:
         """Return the name of the folder of one set of texts at one start."""
         identity = (
             f"{self.base.digest} {self.base.device.type} {torch.__version__}"
-            f" {texts.digest} {start.layer} {start.products} {self._precision}"
+            f" {texts.digest} {start.layer} {start.products} {self._precision} {LAYOUT}"
         )
         return hashlib.sha256(identity.encode()).hexdigest()
 
@@ -413,16 +433,20 @@ class Prefixes:
             shutil.rmtree(others.pop(0), ignore_errors=True)
 
     def _computed(self, texts: TokenizedTexts, rows: Indices, start: Start) -> Known:
-        """Compute what is known at a start, from the highest one below it that anybody has begun.
+        """Compute what is known at a start, from the highest one below it that anybody enters.
 
         From what was rounded, a block would get other bits than from the beginning.
         """
         exact = self._precision == "float32"
         lower = [replace(start, layer=layer) for layer in range(start.layer)] if exact else []
-        known = [s for s in lower if (self._folder / self._name(texts, s)).is_dir()]
+        known = [s for s in lower if s != BEGINNING and self._is_entered(texts, s)]
         below = Entrance(start=known[-1], prefixes=self) if known else WHOLE
         with below.used_for(texts, rows):
             return self._compute(texts.pad(rows), start).each(self._rounded)
+
+    def _is_entered(self, texts: TokenizedTexts, start: Start) -> bool:
+        """Return whether a start is the population's, or another process has begun there."""
+        return start.layer in self._entered or (self._folder / self._name(texts, start)).is_dir()
 
     def _rounded(self, hidden: Tensor) -> Tensor:
         """Return activations in the precision in which they are kept.

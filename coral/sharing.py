@@ -43,6 +43,14 @@ def start_of(plan: TrainingPlan, survey: Survey, kept: Container[int] | None = N
     return highest_start(_lowest(plan, survey), kept, products=survey.shares_products)
 
 
+def starts_of(
+    plans: Iterable[TrainingPlan], survey: Survey, kept: Container[int] | None = None
+) -> list[Start]:
+    """Return where a population's plans begin to share, the lowest first."""
+    starts = {start_of(plan, survey, kept) for plan in plans} - {BEGINNING}
+    return sorted(starts, key=lambda start: start.layer)
+
+
 def highest_start(lowest: int | None, kept: Container[int] | None, *, products: bool) -> Start:
     """Return where passes begin for an adapter that changes nothing below a layer.
 

@@ -10,7 +10,6 @@ from typing import Any
 from coral.errors import CheckpointError, StrategyError
 from coral.evolution import EvolutionState, ancestors
 from coral.fidelity import Stage, ladder_steps
-from coral.flops import BEGINNING
 from coral.plan import (
     InferencePlan,
     TrainingPlan,
@@ -22,7 +21,7 @@ from coral.plan import (
 from coral.ports import CheckpointStore, Inherited, Ports, Strategies, Survey, TrainingJob
 from coral.records import Candidate, Failure, Legacy, Outcome, key_of, weights_of
 from coral.settings import RunSpec
-from coral.sharing import entrances, start_of
+from coral.sharing import entrances, starts_of
 from coral.strategies import objective_value
 
 
@@ -124,13 +123,12 @@ def run(
     """
     plans = [spec.plan_of(c) for c in state.candidates] or [job.plan for job in jobs]
     kept = entrances(plans, ports.survey, spec.prefix_bytes)
-    entered = {start_of(plan, ports.survey, kept) for plan in plans} - {BEGINNING}
-    layers = tuple(sorted(start.layer for start in entered))
+    entered = tuple(start.layer for start in starts_of(plans, ports.survey, kept))
     pending = [
         with_ancestors(job, state, spec, ports.survey)
         if not all(holds(ports.checkpoints, item.address) for item in job.inherits)
         else job
-        for job in (replace(job, entrances=kept, entered=layers) for job in jobs)
+        for job in (replace(job, entrances=kept, entered=entered) for job in jobs)
     ]
     while pending:
         waiting = {job.key: job for job in pending}

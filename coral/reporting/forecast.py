@@ -8,13 +8,13 @@ from statistics import mean
 
 from coral.evolution import EvolutionState, breed
 from coral.fidelity import Stage, entrants_by_stage, ladder_share, ladder_steps
-from coral.flops import BEGINNING, evaluation_cost, step_cost
+from coral.flops import evaluation_cost, step_cost
 from coral.plan import TrainingPlan
 from coral.ports import Survey
 from coral.records import Outcome
 from coral.reporting.facts import Facts, mode_facts
 from coral.settings import RunSpec
-from coral.sharing import bytes_before, entrances, start_of
+from coral.sharing import bytes_before, entrances, start_of, starts_of
 
 BYTES_PER_PARAMETER = 12
 """A checkpoint holds a float32 weight and AdamW's two moments."""
@@ -56,7 +56,7 @@ def forecast(spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: 
     ]
     kept = entrances(plans, survey, spec.prefix_bytes)
     costs, evaluated = _relative_costs(spec.training, plans, kept, survey)
-    shared = {start_of(plan, survey, kept) for plan in plans} - {BEGINNING}
+    shared = starts_of(plans, survey, kept)
     steps_of = [_steps_by_stage(spec, survey, plan) for plan in plans]
     rows, seconds = [], 0.0
     for i, stage in enumerate(spec.training_stages):
@@ -101,7 +101,7 @@ def forecast(spec: RunSpec, survey: Survey, probes: Sequence[Outcome], workers: 
         "peak_memory_bytes_per_worker": memory,
         "peak_memory_bytes": memory * workers,
         "operations_of_default": mean(costs),
-        "shared_before_layers": sorted(start.layer for start in shared),
+        "shared_before_layers": [start.layer for start in shared],
         "disk_bytes": population
         * generations
         * (parameters * BYTES_PER_PARAMETER + SQLITE_BYTES_PER_OUTCOME)

@@ -262,6 +262,18 @@ class TestFiles:
                 handle.remove()
         assert set(entered) == {1}
 
+    def test_what_the_population_enters_is_kept_as_passes_come_by(
+        self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
+    ) -> None:
+        alone = [known(Prefixes(base, tmp_path / "alone"), texts, self.ROWS, n) for n in (1, 2)]
+        first, second = Prefixes(base, tmp_path / "both"), Prefixes(base, tmp_path / "both")
+        first.entrance(2, entered=(1, 2))
+        assert torch.equal(known(first, texts, self.ROWS, 2), alone[1])
+        kept = second.of(texts, Start(layer=1, products=True))
+        assert kept is not None
+        assert kept._sums[kept._block_of[self.ROWS], 0].all()
+        assert torch.equal(known(second, texts, self.ROWS, 1), alone[0])
+
     def test_half_precision_takes_half_the_room_and_is_as_close_as_it_says(
         self, base: BaseModel, texts: TokenizedTexts, tmp_path: Path
     ) -> None:

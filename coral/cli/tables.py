@@ -257,7 +257,8 @@ def _summary(facts: Facts) -> Group:
     if shares := facts["shares_computed"]:
         told = ", ".join(f"{share:.0%}" for share in shares)
         lines.append(
-            f"shared  of training, {told} was computed, by generation: genomes share the rest"
+            f"shared  of training and scoring, {told} was computed, by generation: genomes share"
+            " the rest"
         )
     lines += [
         f"trust   {trust['stage']} against the last stage: Kendall tau"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 
 from coral.evolution import EvolutionState
-from coral.flops import step_cost
+from coral.flops import evaluation_cost, step_cost
 from coral.ports import Survey
 from coral.records import Trial
 from coral.settings import RunSpec
@@ -13,10 +13,13 @@ from coral.sharing import entrances, start_of
 
 
 def shares_computed(state: EvolutionState, spec: RunSpec, survey: Survey) -> list[float]:
-    """Return what training computed, as shares of what it would have with nothing shared.
+    """Return what trials computed, as shares of what they would have with nothing shared.
+
+    Training counts, and scoring on validation where a head answers; what is computed once for all
+    of them does not.
 
     Returns:
-        A share for each generation that trained; none if nothing is shared.
+        A share for each generation that computed anything; none if nothing is shared.
     """
     if not survey.shares_prefixes:
         return []
@@ -33,16 +36,22 @@ def shares_computed(state: EvolutionState, spec: RunSpec, survey: Survey) -> lis
 
 
 def _operations(trials: list[Trial], spec: RunSpec, survey: Survey) -> tuple[float, float]:
-    """Return the operations of a generation's training, and those with nothing shared."""
+    """Return the operations of a generation, and those with nothing shared."""
     shape = (survey.linear_modules, survey.depth, survey.hidden_size)
+    headed = sum(t.validation_examples for t in survey.tasks if t.problem != "causal_lm")
     plans = [spec.plan_of(trial.candidate) for trial in trials]
     kept = entrances(plans, survey, spec.prefix_bytes)
     computed = whole = 0.0
     for trial, plan in zip(trials, plans, strict=True):
-        spent = sum(outcome.cost.teraflops for outcome in trial.outcomes)
-        starts = step_cost(plan.adapter, *shape, start_of(plan, survey, kept))
-        begins = step_cost(plan.adapter, *shape)
         length = min(survey.mean_tokens, plan.encoding.sequence_len)
-        computed += spent
-        whole += spent * begins.teraflops(1, length) / starts.teraflops(1, length)
+        start = start_of(plan, survey, kept)
+        trained = sum(outcome.cost.teraflops for outcome in trial.outcomes)
+        step = step_cost(plan.adapter, *shape, start).teraflops(1, length)
+        scored = sum(
+            headed * spec.training_stages[outcome.stage].evaluation_percentage / 100
+            for outcome in trial.scored
+        )
+        computed += trained + scored * evaluation_cost(*shape, start).teraflops(1, length)
+        whole += trained / step * step_cost(plan.adapter, *shape).teraflops(1, length)
+        whole += scored * evaluation_cost(*shape).teraflops(1, length)
     return computed, whole

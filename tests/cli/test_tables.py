@@ -308,5 +308,5 @@ def test_a_default_recipe_without_scores_is_told() -> None:
 def test_what_genomes_share_is_told_by_generation() -> None:
     facts = facts_of(confirmed())
     told = _printed(print_run, {**facts, "shares_computed": [0.853, 0.7]})
-    assert "shared  of training, 85%, 70% was computed, by generation" in told
+    assert "shared  of training and scoring, 85%, 70% was computed, by generation" in told
     assert "was computed" not in _printed(print_run, {**facts, "shares_computed": []})

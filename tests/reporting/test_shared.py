@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 
 from coral.evolution import EvolutionState
-from coral.flops import step_cost
+from coral.flops import BEGINNING, evaluation_cost, step_cost
 from coral.genome import ChoiceGene
 from coral.ports import LinearModule, Survey
 from coral.records import Candidate, Cost, Lineage, Outcome, Trial, Verdict
 from coral.reporting.shared import shares_computed
 from coral.sharing import start_of
 from tests.reporting.runs import SPEC
+from tests.test_sharing import TASK
 
 LAYERS = ("all", "top-1")
 RUN = replace(
@@ -68,11 +69,28 @@ def test_what_deep_adapters_share_little_of_counts_by_what_it_takes() -> None:
     assert expected[1] < expected[0] < 1
 
 
+def test_scoring_counts_where_a_head_answers() -> None:
+    state = replace(STATE, trials=STATE.trials[2:])
+    written = replace(TASK, name="written", problem="causal_lm", validation_examples=1000)
+    shape = (SURVEY.linear_modules, SURVEY.depth, SURVEY.hidden_size)
+    plan = RUN.plan_of(state.trials[0].candidate)
+    start = start_of(plan, SURVEY)
+    scored = TASK.validation_examples * RUN.training_stages[0].evaluation_percentage / 100
+    computed, whole = (
+        step_cost(plan.adapter, *shape, begin).teraflops(1, 8)
+        + scored * evaluation_cost(*shape, begin).teraflops(1, 8)
+        for begin in (start, BEGINNING)
+    )
+    survey = replace(SURVEY, tasks=(TASK, written))
+    assert shares_computed(state, RUN, survey) == pytest.approx([computed / whole])
+    assert computed / whole < shares_computed(state, RUN, SURVEY)[0]
+
+
 def test_a_run_that_shares_nothing_tells_nothing() -> None:
     assert shares_computed(STATE, RUN, replace(SURVEY, shares_prefixes=False)) == []
 
 
-def test_trials_without_training_don_t_count() -> None:
+def test_trials_that_computed_nothing_don_t_count() -> None:
     idle = trial(1, 0, "top-1")
     nothing = replace(idle, outcomes=(replace(idle.outcomes[0], cost=Cost()),))
     assert shares_computed(replace(STATE, trials=(nothing,)), RUN, SURVEY) == []

@@ -78,12 +78,16 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def _long_default(facts: dict[str, Any]) -> str:
-    """Return what the default recipe reached with as many steps as the champion's lineage."""
-    return ", ".join(
-        f"{contestant['metrics']['test']['auroc']:.4f}"
-        for contestant in facts["confirmation"]["contestants"]
-        if contestant["kind"] == "long default"
-    )
+    """Return what the default recipe reached with as many steps as the champion's lineage.
+
+    In brackets those steps, and how many times the lineage's operations they took.
+    """
+    groups = {group["kind"]: group for group in facts["confirmation"]["groups"]}
+    long = groups.get("long default")
+    if long is None:
+        return ""
+    times = long["teraflops"] / groups["lineage"]["teraflops"]
+    return f"{long['test']['mean']:.4f} ({long['optimizer_steps']}, {times:.1f}x)"
 
 
 if __name__ == "__main__":

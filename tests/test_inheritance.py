@@ -8,7 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from coral.evolution import ancestors, lineage_steps, ranked_finishers, replay
+from coral.evolution import (
+    ancestors,
+    lineage_steps,
+    lineage_teraflops,
+    ranked_finishers,
+    replay,
+)
 from coral.loop import evolve
 from coral.ports import Ports, TrainingJob
 from coral.records import (
@@ -372,6 +378,16 @@ class TestConfirmation:
             for outcome in state.trials[number].scored
             if outcome.stage <= stage
         )
+
+    def test_operations_of_a_lineage_are_those_of_its_steps(self) -> None:
+        def work(_: TrainingJob, outcome: Outcome) -> Outcome:
+            cost = replace(outcome.cost, teraflops=0.5 * outcome.cost.optimizer_steps)
+            return replace(outcome, cost=cost)
+
+        state = evolve(self.CONFIRM, ports_of(WatchedExecutor(edit=work)))
+        assert state.champion is not None
+        champion = (state.champion, SPEC.last_stage, state)
+        assert lineage_teraflops(*champion) == 0.5 * lineage_steps(*champion, SPEC) > 0
 
     def test_a_parent_that_was_dropped_is_no_part_of_the_lineage(self) -> None:
         def drop(_: TrainingJob, outcome: Outcome) -> Outcome:

@@ -175,7 +175,7 @@ def _confirmation(facts: Facts) -> Group:
     splits = ("validation", "simulated test" if facts["simulation"] else "test")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(f"confirmed on {metric}")
-    for name in (*splits, "all steps"):
+    for name in (*splits, "steps", "TFLOP"):
         table.add_column(name, justify="right")
     kinds = list(CONTESTANTS)
     for group in sorted(confirmation["groups"], key=lambda group: kinds.index(group["kind"])):
@@ -186,6 +186,7 @@ def _confirmation(facts: Facts) -> Group:
             _spread(group["validation"]),
             _spread(group["test"]),
             f"{group['optimizer_steps']:,}",
+            "" if group["teraflops"] is None else f"{group['teraflops']:,.2f}",
         )
     winner = confirmation["contestants"][confirmation["winner"]]
     held = CONTESTANTS[winner["kind"]].format(**winner)

@@ -9,7 +9,7 @@ from coral.evolution.fitness import (
     of_different_weights,
     ranked_finishers,
 )
-from coral.evolution.lineage import ancestors, lineage_steps, own_steps
+from coral.evolution.lineage import ancestors, lineage_steps, lineage_teraflops, own_steps
 from coral.evolution.parents import must_select, parents_by
 from coral.evolution.retention import (
     NEEDED_BY_NOBODY,
@@ -45,6 +45,7 @@ __all__ = [
     "held_by",
     "is_fit",
     "lineage_steps",
+    "lineage_teraflops",
     "must_select",
     "objective_values",
     "of_different_weights",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from coral.evolution.fitness import earned_outcome
 from coral.evolution.state import EvolutionState
@@ -90,14 +90,30 @@ def lineage_steps(number: int, stage: int, state: EvolutionState, spec: RunSpec)
 
     By the ladder, so that what was trained again after a loss does not count.
     """
-    longest: dict[str, int] = {}
+    trainings = _trainings(number, stage, state)
+    return sum(own_steps(trainer, highest, state, spec) for trainer, highest in trainings)
+
+
+def lineage_teraflops(number: int, stage: int, state: EvolutionState) -> float:
+    """Return the 1e12 operations that all training took that went into a trial's weights."""
+    outcomes = (
+        state.outcome_of(trainer.number, passed)
+        for trainer, highest in _trainings(number, stage, state)
+        for passed in range(trainer.entry, highest + 1)
+    )
+    return sum(outcome.cost.teraflops for outcome in outcomes if outcome)
+
+
+def _trainings(number: int, stage: int, state: EvolutionState) -> Collection[tuple[Candidate, int]]:
+    """Return who trained the weights that went into a trial's, and how far, each training once."""
+    longest: dict[str, tuple[Candidate, int]] = {}
     for trial, highest in ancestors(number, stage, state, in_weights=True).items():
         trainer = _trainer(state.candidate(trial), state)
         first = state.outcome_of(trainer.number, trainer.entry)
         training = first.weights if first else trainer.digest
-        steps = own_steps(trainer, highest, state, spec)
-        longest[training] = max(steps, longest.get(training, 0))
-    return sum(longest.values())
+        if training not in longest or longest[training][1] < highest:
+            longest[training] = trainer, highest
+    return longest.values()
 
 
 def _trainer(candidate: Candidate, state: EvolutionState) -> Candidate:

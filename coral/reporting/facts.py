@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from coral.evolution import EvolutionState
+from coral.evolution import EvolutionState, lineage_teraflops
 from coral.fidelity import audit_rules, makespan, proxy_trust, stage_trust
 from coral.plan import as_canonical_json
 from coral.ports import Survey
@@ -133,13 +133,13 @@ def confirmation_facts(state: EvolutionState, spec: RunSpec) -> Facts | None:
             }
             for contestant, score in _contestants(state.confirmation)
         ],
-        "groups": _groups(state.confirmation, spec.objectives[0].metric),
+        "groups": _groups(state, state.confirmation, spec.objectives[0].metric),
         "winner": state.confirmation.winner,
         "decided_on": f"validation {spec.objectives[0].metric}",
     }
 
 
-def _groups(confirmation: RunConfirmed, metric: str) -> list[Facts]:
+def _groups(state: EvolutionState, confirmation: RunConfirmed, metric: str) -> list[Facts]:
     """Return the contestants on the primary metric, the seeds of one genome together."""
     groups: dict[tuple[str, int], list[int]] = {}
     for i, contestant in enumerate(confirmation.contestants):
@@ -150,12 +150,21 @@ def _groups(confirmation: RunConfirmed, metric: str) -> list[Facts]:
             "trial": trial,
             "seeds": len(members),
             "optimizer_steps": confirmation.contestants[members[0]].optimizer_steps,
+            "teraflops": _teraflops(confirmation.contestants[members[0]], state),
             "validation": _spread([confirmation.contestants[i].metrics for i in members], metric),
             "test": _spread([confirmation.scores[i].metrics for i in members], metric),
             "wins": confirmation.winner in members,
         }
         for (kind, trial), members in groups.items()
     ]
+
+
+def _teraflops(contestant: Contestant, state: EvolutionState) -> float | None:
+    """Return the 1e12 operations of all training that went into weights; None if nobody counted."""
+    if contestant.kind == "lineage":
+        trial = state.trials[contestant.trial]
+        return lineage_teraflops(contestant.trial, trial.best_stage, state)
+    return contestant.metrics.get("train_cost")
 
 
 def _spread(scores: Sequence[Mapping[str, float]], metric: str) -> Facts:

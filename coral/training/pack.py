@@ -18,6 +18,7 @@ from coral.training.checkpoint import dump_tensors, moments_in
 from coral.training.course import Course, Leg
 from coral.training.data import Batch
 from coral.training.encoder import pool
+from coral.training.entering import Known, entering
 from coral.training.evaluation import Predictions
 from coral.training.evaluation_sets import EvaluationSet
 from coral.training.failures import DivergedError
@@ -29,7 +30,7 @@ from coral.training.loop import (
     peak_learning_rates,
     require_finite,
 )
-from coral.training.prefix import Entrance, Known, entering
+from coral.training.prefix import Entrance
 from coral.training.stacked import Rows, StackedAdamW, StackedAdapters, Weights
 from coral.training.targets import Target
 from coral.training.texts import (

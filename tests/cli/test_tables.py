@@ -91,10 +91,10 @@ def test_a_confirmation_is_a_table_that_marks_who_is_handed_over() -> None:
     text = _printed(print_run, facts_of(rematched(), spec=WARM))
     rows = [line.split("  ") for line in text.splitlines()]
     table = [[cell.strip() for cell in row if cell.strip()] for row in rows]
-    first = table.index(["confirmed on auroc", "validation", "test", "all steps"])
+    first = table.index(["confirmed on auroc", "validation", "test", "steps", "TFLOP"])
     assert table[first : first + 5] == [
-        ["confirmed on auroc", "validation", "test", "all steps"],
-        ["* trial 7, its own weights", "0.9500", "0.9400", "15"],
+        ["confirmed on auroc", "validation", "test", "steps", "TFLOP"],
+        ["* trial 7, its own weights", "0.9500", "0.9400", "15", "0.00"],
         ["trial 7 from scratch, 2 seeds", "0.9100 ± 0.0141", "0.9000 ± 0.0141", "10"],
         ["default recipe", "0.7500", "0.7200", "10"],
         ["default recipe, as many steps", "0.8100", "0.8000", "15"],

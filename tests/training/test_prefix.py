@@ -22,9 +22,10 @@ from transformers import T5Config, T5EncoderModel
 from coral.flops import BEGINNING, Start
 from coral.training import prefix as prefix_module
 from coral.training.base import BaseModel, load_base
+from coral.training.blocks import Precision
 from coral.training.checkpoint import read
 from coral.training.encoder import MultiTaskEncoder, adapted
-from coral.training.prefix import WHOLE, Precision, Prefixes
+from coral.training.prefix import WHOLE, Prefixes
 from coral.training.texts import TokenizedTexts, tokenize
 from coral.training.trainer import LoraTrainer
 from tests.training.conftest import SEED, MemoryCheckpoints, make_job, plan

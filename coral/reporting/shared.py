@@ -15,8 +15,8 @@ from coral.sharing import entrances, start_of
 def shares_computed(state: EvolutionState, spec: RunSpec, survey: Survey) -> list[float]:
     """Return what trials computed, as shares of what they would have with nothing shared.
 
-    Training counts, and scoring on validation where a head answers; what is computed once for all
-    of them does not.
+    Training counts, and scoring on the validation examples of the largest task whose head answers;
+    what is computed once for all of them does not.
 
     Returns:
         A share for each generation that computed anything; none if nothing is shared.
@@ -38,7 +38,10 @@ def shares_computed(state: EvolutionState, spec: RunSpec, survey: Survey) -> lis
 def _operations(trials: list[Trial], spec: RunSpec, survey: Survey) -> tuple[float, float]:
     """Return the operations of a generation, and those with nothing shared."""
     shape = (survey.linear_modules, survey.depth, survey.hidden_size)
-    headed = sum(t.validation_examples for t in survey.tasks if t.problem != "causal_lm")
+    # A text that several tasks share is encoded once; how many they share, the survey doesn't say.
+    headed = max(
+        (t.validation_examples for t in survey.tasks if t.problem != "causal_lm"), default=0
+    )
     plans = [spec.plan_of(trial.candidate) for trial in trials]
     kept = entrances(plans, survey, spec.prefix_bytes)
     computed = whole = 0.0

@@ -81,7 +81,8 @@ def test_scoring_counts_where_a_head_answers() -> None:
         + scored * evaluation_cost(*shape, begin).teraflops(1, 8)
         for begin in (start, BEGINNING)
     )
-    survey = replace(SURVEY, tasks=(TASK, written))
+    shared = replace(TASK, name="shared", validation_examples=TASK.validation_examples // 2)
+    survey = replace(SURVEY, tasks=(TASK, shared, written))
     assert shares_computed(state, RUN, survey) == pytest.approx([computed / whole])
     assert computed / whole < shares_computed(state, RUN, SURVEY)[0]
 

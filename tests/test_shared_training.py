@@ -19,6 +19,7 @@ from coral.evolution import (
     breed,
     claims,
     lineage_steps,
+    lineage_teraflops,
     replay,
     soup_pool,
 )
@@ -310,6 +311,19 @@ class TestChildren:
                 stages.values()
             )
         assert shared
+
+    def test_operations_of_a_lineage_are_those_of_whoever_trained(self) -> None:
+        def work(job: TrainingJob, outcome: Outcome) -> Outcome:
+            cost = replace(outcome.cost, teraflops=0.5 * outcome.cost.optimizer_steps)
+            return replace(answers(job, outcome), cost=cost)
+
+        spec = generations(7, replace(FULL, seed=2))
+        state = evolve(spec, ports_of(WatchedExecutor(edit=work)))
+        scored = [trial for trial in state.trials if trial.scored]
+        assert any(trial.best_stage > trial.candidate.shares.stage for trial in twins(state))
+        for trial in scored:
+            steps = lineage_steps(trial.number, trial.best_stage, state, spec)
+            assert lineage_teraflops(trial.number, trial.best_stage, state) == 0.5 * steps
 
     def test_children_that_start_cold_share_the_weights_of_cold_parents_alone(self) -> None:
         rates = FloatGene(path="schedule.learning_rate", low=1e-4, high=1e-2, log=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from coral.evolution.fitness import earned_outcome
 from coral.evolution.state import EvolutionState
@@ -90,30 +90,36 @@ def lineage_steps(number: int, stage: int, state: EvolutionState, spec: RunSpec)
 
     By the ladder, so that what was trained again after a loss does not count.
     """
-    trainings = _trainings(number, stage, state)
-    return sum(own_steps(trainer, highest, state, spec) for trainer, highest in trainings)
-
-
-def lineage_teraflops(number: int, stage: int, state: EvolutionState) -> float:
-    """Return the 1e12 operations that all training took that went into a trial's weights."""
-    outcomes = (
-        state.outcome_of(trainer.number, passed)
-        for trainer, highest in _trainings(number, stage, state)
-        for passed in range(trainer.entry, highest + 1)
-    )
-    return sum(outcome.cost.teraflops for outcome in outcomes if outcome)
-
-
-def _trainings(number: int, stage: int, state: EvolutionState) -> Collection[tuple[Candidate, int]]:
-    """Return who trained the weights that went into a trial's, and how far, each training once."""
-    longest: dict[str, tuple[Candidate, int]] = {}
+    longest: dict[str, int] = {}
     for trial, highest in ancestors(number, stage, state, in_weights=True).items():
         trainer = _trainer(state.candidate(trial), state)
         first = state.outcome_of(trainer.number, trainer.entry)
         training = first.weights if first else trainer.digest
-        if training not in longest or longest[training][1] < highest:
-            longest[training] = trainer, highest
-    return longest.values()
+        steps = own_steps(trainer, highest, state, spec)
+        longest[training] = max(steps, longest.get(training, 0))
+    return sum(longest.values())
+
+
+def lineage_teraflops(number: int, stage: int, state: EvolutionState) -> float:
+    """Return the 1e12 operations of all training that went into a trial's weights, each once.
+
+    As they were spent. Of several trials with the same weights one has trained, the others cost
+    nothing.
+    """
+    passed: set[str] = set()
+    for trial, highest in ancestors(number, stage, state, in_weights=True).items():
+        shared: Legacy | None = Legacy(trial=trial, stage=highest)
+        while shared is not None:
+            passed |= {
+                o.weights for o in state.trials[shared.trial].scored if o.stage <= shared.stage
+            }
+            shared = state.candidate(shared.trial).shares
+    spent: dict[str, float] = {}
+    for outcome in (outcome for trial in state.trials for outcome in trial.scored):
+        if outcome.weights in passed:
+            most = max(outcome.cost.teraflops, spent.get(outcome.weights, 0.0))
+            spent[outcome.weights] = most
+    return sum(spent.values())
 
 
 def _trainer(candidate: Candidate, state: EvolutionState) -> Candidate:

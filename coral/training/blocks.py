@@ -90,9 +90,8 @@ class Prefix:
     def _need(self, blocks: Indices) -> None:
         """Compute blocks that nobody has computed, or that are not what was written."""
         for block in blocks[~self._verified[blocks]].tolist():
-            while not self._is_sound(block):
-                if not self._fill_unless_claimed(block):
-                    self._help_meanwhile(block)
+            while not (self._is_sound(block) or self._fill_unless_claimed(block)):
+                self._help_meanwhile(block)
             self._verified[block] = True
 
     def _fill_unless_claimed(self, block: int) -> bool:
